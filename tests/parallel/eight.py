@@ -67,7 +67,7 @@ def run(stage: str, mesh: str, steps: int, **overrides: Any) -> dict[str, Any]:
     parts = {"params": state.params, "opt_state": state.opt_state, "ema": state.ema}
     return {
         "losses": losses,
-        "compilations": step._cache_size(),
+        "compilations": step.compilations(),
         "moved": int(np.sum(moved)),
         "bytes": {name: fullest_device(part) for name, part in parts.items()},
     }

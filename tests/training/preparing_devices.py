@@ -29,7 +29,7 @@ def trained(mesh: jax.sharding.Mesh) -> dict:
         "loss": float(metrics["loss"]),
         "rows": {name: leaf.sharding.shard_shape(leaf.shape)[0] for name, leaf in made.items()},
         "targets": np.asarray(made["y"]).tolist(),
-        "compilations": [prepare._cache_size(), step._cache_size()],
+        "compilations": [prepare.compilations(), step.compilations()],
     }
 
 

@@ -107,6 +107,19 @@ def test_fewer_inner_steps_than_one_are_refused():
         preparing(inner_steps=0)
 
 
+def test_programs_are_the_same_for_every_seed(one, prepared):
+    """So the compilation cache serves all seeds; their noise differs nevertheless."""
+    other = dataclasses.replace(one, seed=one.seed + 1, noise_fold=7)
+    state = prepared[0]
+    for first, second in (
+        (one.train_step(), other.train_step()),
+        (one.prepare_step(), other.prepare_step()),
+    ):
+        texts = [program.lower(state, {}, batch()).as_text() for program in (first, second)]
+        assert texts[0] == texts[1]
+    assert_trees_differ(other.prepare_step()(state, {}, batch()), prepared[1])
+
+
 def test_stages_of_one_seed_draw_their_own_noise():
     """The toy's loss has noise; `noise_fold` is what the registry gives to each stage."""
 

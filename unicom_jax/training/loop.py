@@ -301,8 +301,8 @@ def train(
         "steps_per_second": (config.steps - start) / seconds,
         "tokens_per_second": (config.steps - start) * tokens_per_step / seconds,
         "goodput": clock.goodput,
-        "compilations": step_fn._cache_size(),
-        **({"prepare_compilations": prepare_fn._cache_size()} if trainer.stage.prepare else {}),
+        "compilations": step_fn.compilations(),
+        **({"prepare_compilations": prepare_fn.compilations()} if trainer.stage.prepare else {}),
         **({"best_step": saver.best_step} if config.keep_best else {}),
         **trainer.stage.facts(weights),
     }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import traverse_util
 from jax.sharding import Mesh
@@ -22,6 +24,7 @@ from unicom_jax.parallel import sharding
 from unicom_jax.parallel.memories import on_device, on_host
 from unicom_jax.training.diagnostics import group_norms
 from unicom_jax.training.groups import Groups
+from unicom_jax.training.seeded import Seeded
 from unicom_jax.training.spikes import no_norms, reject_spike
 from unicom_jax.training.state import TrainState, applied_updates, check_freeze, merge, split
 
@@ -273,12 +276,17 @@ class Trainer:
             old=trained if self.stage.old else None,
         )
 
-    def _key(self, step: jax.Array) -> jax.Array:
-        """The key of a step's noise."""
+    def _seeded(self, function: Callable[..., Any], **how: Any) -> Seeded:
+        """Compiles (key of the stage's noise, *arguments) -> result."""
         key = jax.random.key(self.seed)
         if self.noise_fold is not None:
             key = jax.random.fold_in(key, self.noise_fold)
-        return jax.random.fold_in(key, step)
+
+        def with_data(data: jax.Array, *args: Any) -> Any:
+            return function(jax.random.wrap_key_data(data), *args)
+
+        jitted = jax.jit(functools.wraps(function)(with_data), **how)
+        return Seeded(jitted, np.asarray(jax.random.key_data(key)))
 
     def prepare_step(self) -> Callable[[TrainState, Params, Any], Any]:
         """The jitted `Stage.prepare`: (state, frozen, batch) -> batch.
@@ -289,22 +297,24 @@ class Trainer:
         if (prepare := self.stage.prepare) is None:
             return lambda state, frozen, batch: batch
 
-        def step(state: TrainState, frozen: Params, batch: Any) -> Any:
-            key = jax.random.fold_in(self._key(state.step), PREPARE)
+        def step(key: jax.Array, state: TrainState, frozen: Params, batch: Any) -> Any:
+            key = jax.random.fold_in(jax.random.fold_in(key, state.step), PREPARE)
             params = merge(state.params, state.old) if self.stage.old else state.params
             with on_mesh(self.mesh):
                 return prepare(params, frozen, batch, key)
 
-        return jax.jit(step, out_shardings=sharding.batch_sharding(self.mesh))
+        return self._seeded(step, out_shardings=sharding.batch_sharding(self.mesh))
 
-    def train_step(self) -> Callable[[TrainState, Params, Any], tuple[TrainState, dict]]:
+    def train_step(self) -> Seeded:
         """The jitted step (state, frozen, batch) -> (state, metrics); the state is donated."""
         gradients = make_gradients(self.stage, self.accumulate, self.mesh, self.gradient_dtype)
         update = optax.with_extra_args_support(self.optimizer).update
 
-        def step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, dict]:
+        def step(
+            key: jax.Array, state: TrainState, frozen: Params, batch: Any
+        ) -> tuple[TrainState, dict]:
             rows = jax.tree.leaves(batch)[0].shape[0]
-            keys = row_keys(self._key(state.step), rows)
+            keys = row_keys(jax.random.fold_in(key, state.step), rows)
             trained, held = split(state.params, self.stage.freeze)
             loss, terms, grads = gradients(trained, held, frozen, batch, keys, state.step)
             norm, norms, watched = optax.tree.norm(grads), state.norms, {}
@@ -336,7 +346,7 @@ class Trainer:
             return TrainState(state.step + 1, params, opt_state, ema, norms, old), metrics
 
         everywhere = sharding.replicated(self.mesh)
-        return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings(), everywhere))
+        return self._seeded(step, donate_argnums=1, out_shardings=(self.shardings(), everywhere))
 
     def _rates(self, done: jax.Array) -> dict[str, jax.Array]:
         """The learning rate of the update after `done` earlier ones, and that of each group."""
