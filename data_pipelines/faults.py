@@ -36,6 +36,8 @@ _MACHINES = (
 _CURES = {
     errno.EMFILE: "raise the limit of this shell (ulimit -n 65536)",
     errno.ENFILE: "close other programs, or raise the limit of this machine (fs.file-max)",
+    errno.ENOSPC: "free space on the disk, then run the same command again",
+    errno.EDQUOT: "free space in your quota, then run the same command again",
     errno.ENOMEM: "lower --config.data.workers, prefetch or cache_mb",
     errno.ENOPKG: "install it, then run the same command again",
 }

@@ -43,15 +43,19 @@ def points_of(rows: Sequence[dict], name: str) -> list[tuple[float, float]]:
 def summary(name: str, points: Points) -> list[str]:
     """The fit of one loss, in Markdown."""
     law = fit_power(points)
-    found = bootstrap(
-        points, lambda drawn: fit_power(drawn).exponent, within=lambda one: one[0], resamples=200
-    )
+    if len({share for share, _ in points}) == len(points):  # each draw would be these same points
+        interval = "no interval, as each share has one seed"
+    else:
+        found = bootstrap(
+            points, lambda some: fit_power(some).exponent, within=lambda one: one[0], resamples=200
+        )
+        interval = f"γ in [{found.low:.2f}, {found.high:.2f}]"
     lines = [f"### {name}", "", "| share | loss | fitted |", "|---|---|---|"]
     for share in sorted({share for share, _ in points}):
         mean = np.mean([loss for other, loss in points if other == share])
         lines.append(f"| {share:.0%} | {mean:.4f} | {law(share):.4f} |")
     formula = f"L = {law.floor:.3f} + {law.factor:.3g} / share^{law.exponent:.2f}"
-    return [*lines, "", f"{formula}; γ in [{found.low:.2f}, {found.high:.2f}]", ""]
+    return [*lines, "", f"{formula}; {interval}", ""]
 
 
 def draw(found: Mapping[str, Points], path: Path) -> None:
@@ -71,16 +75,18 @@ def draw(found: Mapping[str, Points], path: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    del argv
-    table, rows = read_table(Path(WORKDIR.value), "mixture")
+    table, rows = read_table(argv, WORKDIR.value, "mixture")
     try:
         found = {name: points_of(rows, name) for name in LOSSES}
         for name, points in found.items():
             print("\n".join(summary(name, points)))
-        if FIGURE.value:
-            draw(found, Path(FIGURE.value))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise SystemExit(f"{table}: {error}") from error
+    if FIGURE.value:
+        try:
+            draw(found, Path(FIGURE.value))
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"--figure={FIGURE.value}: {error}") from error
 
 
 if __name__ == "__main__":

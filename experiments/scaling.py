@@ -62,7 +62,10 @@ def runs_of(rows: Sequence[dict], score: str) -> tuple[list[Run], list[Run]]:
             budget, width, found = isoflop.HELD_OUT, isoflop.HELD_OUT_WIDTH, held_out
         else:
             if row["variant"] not in GRID:
-                raise ValueError(f"{row['variant']} is no variant of experiments/sweeps/isoflop.py")
+                raise ValueError(
+                    f"{row['variant']} is no variant of experiments/sweeps/isoflop.py; write that "
+                    "sweep's table with unicom sweep table"
+                )
             (budget, width), found = GRID[row["variant"]], grid
         found.append(Run(budget, weights_of(width), row["tokens"], levelled[key]))
     return grid, held_out
@@ -146,8 +149,7 @@ def _prediction(grid: Sequence[Run], held_out: Sequence[Run]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    del argv
-    table, rows = read_table(Path(WORKDIR.value), "isoflop")
+    table, rows = read_table(argv, WORKDIR.value, "isoflop")
     found = {}
     for name, score in LOSSES.items():
         try:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
-from absl import flags
+from absl import app, flags
+
+from unicom_jax.core.paths import Path, as_path, open_binary
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/isoflop", "Folder of the sweep.")
 FIGURE = flags.DEFINE_string("figure", "", "Also draw the laws into this file, such as laws.png.")
 
 
-def read_table(workdir: Path, sweep: str) -> tuple[Path, list[dict]]:
-    """The table of a sweep of `experiments/sweeps`, and its rows.
+def read_table(argv: Sequence[str], folder: str, sweep: str) -> tuple[Path, list[dict]]:
+    """The table of a sweep of `experiments/sweeps`, on a disk or in a store, and its rows.
+
+    Args:
+      argv: what is left of the command line.
+      folder: the sweep's workdir.
 
     Raises:
-      SystemExit: there is none, or it cannot be read.
+      UsageError: there are arguments that no flag takes.
+      SystemExit: there is no table, or it cannot be read.
     """
+    if argv[1:]:
+        raise app.UsageError(f"unknown: {argv[1]}; did you mean --workdir={argv[1]}?")
+    workdir = as_path(folder).expanduser()
     table = workdir / "results.parquet"
     if not table.is_file():
         raise SystemExit(
@@ -27,9 +36,14 @@ def read_table(workdir: Path, sweep: str) -> tuple[Path, list[dict]]:
             f"--workdir={workdir}"
         )
     try:
-        return table, pyarrow.parquet.read_table(table).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise SystemExit(f"{table}: {error}; write it again with unicom sweep table") from error
+        with open_binary(table) as file:
+            found = pyarrow.parquet.read_table(file)
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise SystemExit(f"{table}: {reason}; write it again with unicom sweep table") from error
+    if not {"stage", "metric"} <= set(found.column_names):
+        raise SystemExit(f"{table} is not the table of a sweep; give its --workdir")
+    return table, found.to_pylist()
 
 
 def ending(rows: Sequence[dict], score: str) -> dict[tuple[str, int], dict]:

@@ -29,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from data_pipelines.decoding import shown
-from data_pipelines.faults import SourceError, patiently
+from data_pipelines.faults import SourceError, patiently, reason_of, unreadable
 from data_pipelines.sources.index import short_hash
 from unicom_jax.core.paths import (
     COPIES_AT_ONCE,
@@ -96,22 +96,28 @@ def _copied(address: str, about: About, there: About) -> pathlib.Path:
     """The folder with copies of some files of a folder in a store, where `there` are all files."""
     if strange := [name for name in about if ".." in name.split("/")]:
         raise SourceError(f"{address}/{strange[0]}: no name for a file: rename it")
+    folders = {str(parent) for name in about for parent in pathlib.PurePosixPath(name).parents}
+    if both := sorted(folders & about.keys()):
+        raise SourceError(f"{address}/{both[0]}: is a file and a folder: rename one of them")
     words = re.sub(r"\W+", "_", address)[-40:]
     top = cache_folder(COPIES) / f"{words}-{short_hash(address)}"
     stamps = {name: _stamp(about[name]) for name in sorted(about)}
     folder = top / short_hash(*(f"{name} {stamp}" for name, stamp in stamps.items()))
-    top.mkdir(parents=True, exist_ok=True)
-    with _alone(top / LOCK):
-        folder.mkdir(exist_ok=True)
+    if not _missing(about, folder) and not os.access(top, os.W_OK):
+        return folder  # in a cache that this user only reads
+    with _alone(top, address):
         _hold(folder)
-        missing = [name for name in about if _size(folder / name) != about[name]["size"]]
-        if missing:
+        if missing := _missing(about, folder):
             (folder / STAMPS).write_text(json.dumps(stamps), encoding="utf-8")
             missing = [name for name in missing if not _linked(name, about, folder)]
         if missing:
             _fetch(address, {name: about[name] for name in missing}, folder)
         _remove_outdated(top, {name: _stamp(one) for name, one in there.items()})
     return folder
+
+
+def _missing(about: About, folder: pathlib.Path) -> list[str]:
+    return [name for name in about if _size(folder / name) != about[name]["size"]]
 
 
 def _linked(name: str, about: About, folder: pathlib.Path) -> bool:
@@ -153,8 +159,12 @@ def _fetch(address: str, about: About, folder: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
     def fetch(name: str) -> None:
-        where = f"{address}/{name}"
-        patiently(lambda: _fetch_file(where, about[name], folder / name), shown(where))
+        where, target = f"{address}/{name}", folder / name
+        begin = f"{shown(where)}, copied to {folder}"
+        try:
+            patiently(lambda: _fetch_file(where, about[name], target), begin)
+        except OSError as error:  # refused, or removed meanwhile
+            raise unreadable(begin, reason_of(error), error.errno) from error
 
     with ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
         list(pool.map(fetch, about))
@@ -166,6 +176,12 @@ def _fetch_file(address: str, about: Mapping[str, Any], target: pathlib.Path) ->
     try:
         with asking(address):
             filesystem(address).get_file(address, str(part))
+            now = filesystem(address).info(address)
+        if _state(now) != _state(about):  # the copy would be kept for the state before
+            raise SourceError(
+                f"{shown(address)}: was changed while it was copied: run the same command again "
+                "when nothing writes there"
+            )
         if _size(part) != about["size"] or not _has_sum(part, about.get("md5Hash")):
             raise OSError(errno.EIO, "its copy is incomplete or damaged", address)
         changed = _changed(about)
@@ -185,8 +201,13 @@ def _has_sum(path: pathlib.Path, md5: str | None) -> bool:
 
 def _stamp(about: Mapping[str, Any]) -> str:
     """A text that changes when the file does."""
+    return f"{about['size']} {_state(about)[1] or about}"
+
+
+def _state(about: Mapping[str, Any]) -> tuple[int, Any]:
+    """Size of a file, and what its store changes with it; None where there is no such entry."""
     names = ("ETag", "generation", "etag", "blob_id")
-    return f"{about['size']} {next((about[n] for n in names if about.get(n)), about)}"
+    return about["size"], next((about[name] for name in names if about.get(name)), None)
 
 
 def _changed(about: Mapping[str, Any]) -> float:
@@ -209,12 +230,27 @@ def _size(path: pathlib.Path) -> int:
 
 
 @contextlib.contextmanager
-def _alone(path: pathlib.Path) -> Iterator[None]:
-    """One process of this machine at a time."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def _alone(top: pathlib.Path, address: str) -> Iterator[None]:
+    """One process of this machine at a time fills the copies of a folder.
+
+    Raises:
+      SourceError: this user cannot write there.
+    """
+    try:
+        top.mkdir(parents=True, exist_ok=True)
+        handle = os.open(top / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise SourceError(
+            f"{shown(address)}: cannot be copied to {top} ({reason_of(error)}): set XDG_CACHE_HOME "
+            "to a folder that this user can write to"
+        ) from error
     try:
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                LOG.warning("%s: another process copies it; waiting for it", shown(address))
+                fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
@@ -222,6 +258,7 @@ def _alone(path: pathlib.Path) -> Iterator[None]:
 
 def _hold(folder: pathlib.Path) -> None:
     """Marks a copy as in use for as long as this process lives."""
+    folder.mkdir(exist_ok=True)
     if folder not in _HELD:
         _HELD[folder] = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT, 0o644)
         with contextlib.suppress(OSError):
@@ -235,11 +272,10 @@ def _remove_outdated(top: pathlib.Path, now: Mapping[str, str]) -> None:
             continue
         if all(now.get(name, stamp) == stamp for name, stamp in _stamps(folder).items()):
             continue
-        handle = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # in use, or a file system without locks
-            continue
-        finally:
-            os.close(handle)
+        with contextlib.suppress(OSError):  # in use, another user's, or no locks there
+            handle = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)

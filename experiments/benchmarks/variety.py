@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -24,8 +23,12 @@ from rich.table import Table
 from data_pipelines.scenes.facts import check
 from data_pipelines.scenes.judge import read_scene
 from data_pipelines.scenes.language import parse
+from unicom_jax.config import ConfigError
+from unicom_jax.core.paths import as_path
 from unicom_jax.core.picture import Picture
 from unicom_jax.inference.generator import Generator
+from unicom_jax.runs import weights
+from unicom_jax.runs.items import CheckpointError
 
 PROMPTS = (
     "a circle and a cross",
@@ -66,11 +69,28 @@ def effective(values: Sequence[Hashable]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.variety")
-    parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, metavar="RUN")
+    parser.add_argument("--checkpoint", nargs="+", required=True, metavar="RUN")
     parser.add_argument("--drawings", type=int, default=64, help="of each prompt")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.drawings < 1:
+        parser.error("--drawings: must be at least 1")
+    try:
+        Console(soft_wrap=True).print(_table(options))
+    except (CheckpointError, ConfigError, OSError, ValueError) as error:
+        raise SystemExit(f"{parser.prog}: {error}") from error
+
+
+def _table(options: argparse.Namespace) -> Table:
+    """The numbers of all runs.
+
+    Raises:
+      CheckpointError: a folder holds no run, or one of another version.
+      ConfigError, ValueError: a model that does not draw.
+    """
+    for run in options.checkpoint:  # before the first one draws for minutes
+        weights.describe(as_path(run))
     table = Table("run", "prompt", f"correct of {options.drawings}", "layouts", "looks")
     for run in options.checkpoint:
         generator = Generator.load(run)
@@ -80,8 +100,8 @@ def main() -> None:
             )
             found = variety(prompt, [np.asarray(one.image) for one in drawn])
             numbers = f"{found.correct}", f"{found.layouts:.1f}", f"{found.looks:.1f}"
-            table.add_row(run.name, prompt, *numbers)
-    Console(soft_wrap=True).print(table)
+            table.add_row(str(run), prompt, *numbers)
+    return table
 
 
 if __name__ == "__main__":

@@ -50,6 +50,17 @@ def test_each_loss_is_fitted_to_the_share_of_its_own_documents(tmp_path, monkeyp
     assert (tmp_path / "mixture.svg").read_text().count('<g id="axes_') == 2
 
 
+def test_a_sweep_with_one_seed_so_far_has_a_law_and_no_interval(tmp_path, monkeypatch, capsys):
+    run(tmp_path, monkeypatch, [row for row in table() if row["seed"] == 0])
+    said = capsys.readouterr().out
+    assert "share^0.50; no interval, as each share has one seed" in said and "γ in" not in said
+
+
+def test_a_figure_that_cannot_be_drawn_is_named_and_not_the_table(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="^--figure=laws.xyz: Format 'xyz' is not supported"):
+        run(tmp_path, monkeypatch, list(table()), figure="laws.xyz")
+
+
 def test_a_table_without_these_losses_ends_in_one_line(tmp_path, monkeypatch):
     rows = [{**row, "metric": "eval/loss"} for row in table()]
     with pytest.raises(SystemExit, match="no pretrain:eval/text/text yet; let the sweep end"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from types import SimpleNamespace
@@ -9,9 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet
 import pytest
+from absl import app
+from fsspec.implementations.memory import MemoryFileSystem
 
-from experiments import scaling
+from experiments import mixture_law, scaling
 from experiments.sweeps import isoflop
+from unicom_jax.core import paths
 from unicom_jax.sweeps.laws import Surface, iso_flop
 
 TRUE = Surface(floor=1.0, size=40.0, data=300.0, alpha=0.5, beta=0.5)
@@ -130,6 +134,30 @@ def test_a_folder_without_a_table_ends_in_one_line(tmp_path, monkeypatch):
     assert "results.parquet does not exist; run: unicom sweep" in ending(tmp_path, monkeypatch)
     (tmp_path / "results.parquet").write_text("x")
     assert "write it again with unicom sweep table" in ending(tmp_path, monkeypatch)
+
+
+def test_a_table_that_no_sweep_wrote_ends_in_one_line(tmp_path, monkeypatch):
+    pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), tmp_path / "results.parquet")
+    assert "results.parquet is not the table of a sweep" in ending(tmp_path, monkeypatch)
+
+
+def test_a_sweep_in_a_store_is_looked_for_in_the_store(monkeypatch):
+    kept = MemoryFileSystem(skip_instance_cache=True)
+    monkeypatch.setattr(paths, "_filesystem", lambda *_: kept)
+    said = ending("s3://bucket/isoflop", monkeypatch)
+    assert said.startswith("s3://bucket/isoflop/results.parquet does not exist")
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"stage": ["a"], "metric": ["b"]}), buffer)
+    kept.pipe_file("s3://bucket/isoflop/results.parquet", buffer.getvalue())
+    assert "no pretrain:eval/text yet" in ending("s3://bucket/isoflop", monkeypatch)
+
+
+@pytest.mark.parametrize("command", [scaling, mixture_law])
+def test_a_folder_that_is_no_flag_is_refused(command, monkeypatch):
+    """It would otherwise be ignored, and the laws those of another folder."""
+    monkeypatch.setattr(command, "WORKDIR", SimpleNamespace(value="runs/isoflop"))
+    with pytest.raises(app.UsageError, match="did you mean --workdir=runs/other"):
+        command.main(["scaling", "runs/other"])
 
 
 def ending(folder, monkeypatch):

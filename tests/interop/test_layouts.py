@@ -17,7 +17,7 @@ from unicom_jax.config import ConfigError
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.module import init_params
 from unicom_jax.interop.folders import check_model, module_in, read_model, write_model
-from unicom_jax.interop.layouts import siglip
+from unicom_jax.interop.layouts import autoencoder, siglip
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.mapping import places
 from unicom_jax.interop.tensors import WeightsError, open_tensors
@@ -438,6 +438,15 @@ def test_a_config_of_another_model_is_refused_in_one_line(tmp_path, kind, entrie
     with pytest.raises((ConfigError, WeightsError), match=message) as error:
         module_in(tmp_path, layout)
     assert str(tmp_path / "config.json") in str(error.value) and "\n" not in str(error.value)
+
+
+def test_only_sizes_of_an_autoencoder_stand_for_its_missing_name(tmp_path):
+    """Another model would be taken for one of the default sizes."""
+    path = tmp_path / "config.json"
+    for described in ({"model_type": "qwen2_5_vl"}, {"stages": ["codec"]}, {}):
+        with pytest.raises(ConfigError, match="_class_name is None, but only AutoencoderKL"):
+            autoencoder.module_of(described, path)
+    assert autoencoder.module_of({"block_out_channels": [64]}, path).widths == (64,)
 
 
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}

@@ -12,7 +12,7 @@ from experiments.sweeps import smoke
 from unicom_jax.config import ConfigError
 from unicom_jax.runs.workdir import stage_steps
 from unicom_jax.sweeps import engines
-from unicom_jax.sweeps.outcomes import FAILED, STOPPED, read_outcome
+from unicom_jax.sweeps.outcomes import DONE, FAILED, STOPPED, read_outcome, write_outcome
 from unicom_jax.sweeps.plan import Plan, stage_jobs, write_jobs
 from unicom_jax.sweeps.sweep_flags import ENGINES
 
@@ -92,6 +92,12 @@ def test_a_stage_that_is_stopped_saves_first(submit, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_process_that_crashes_when_its_job_is_done_loses_nothing(tmp_path):
+    write_outcome(tmp_path, "a", status=DONE, steps=3)
+    assert engines.lost(tmp_path, "a", "signal SIGSEGV") == DONE
+    assert read_outcome(tmp_path, "a")["steps"] == 3
+
+
 def test_a_ray_cluster_that_does_not_answer_is_said_in_one_line(monkeypatch):
     ray = pytest.importorskip("ray")
 

@@ -27,6 +27,7 @@ from unicom_jax.config import ConfigError, to_json
 from unicom_jax.evaluation.intervals import mean_interval
 from unicom_jax.evaluation.records import Redrawing, write_records
 from unicom_jax.evaluation.scores import Score, flatten, read_scores, write_scores
+from unicom_jax.runs.items import CheckpointError
 from unicom_jax.sweeps.command import print_comparisons
 from unicom_jax.sweeps.compare import (
     HEADINGS,
@@ -37,8 +38,15 @@ from unicom_jax.sweeps.compare import (
     measured_of,
     row_of,
 )
-from unicom_jax.sweeps.hand import compare_groups, differing, group_runs, steps_apart
+from unicom_jax.sweeps.hand import (
+    compare_groups,
+    differing,
+    group_runs,
+    settings_of,
+    steps_apart,
+)
 from unicom_jax.sweeps.items import outcomes_of
+from unicom_jax.sweeps.outcomes import FAILED, path_of, write_outcome
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import COLUMNS, rows_of, write_table
 from unicom_jax.sweeps.spread import spread_rows, spreads
@@ -124,6 +132,29 @@ def test_a_run_without_a_result_is_one_row_with_its_reason(done):
     assert [row["status"] for row in rows] == ["failed", "failed", "unfinished"]
     assert re.fullmatch(r"stage pretrain-\w+: no", rows[0]["reason"])
     assert rows[0]["metric"] is None
+
+
+@pytest.mark.parametrize("state", ["removed", "failed"])
+def test_a_run_counts_again_when_a_stage_whose_outcome_was_lost_is_done_again(tmp_path, state):
+    sweep, plan = write_fake_sweep(tmp_path)
+    run = next(run for run in plan.runs if run.variant == "wide")
+    stage = plan.needed(run)[-1].id
+    if state == "failed":
+        write_outcome(tmp_path, stage, status=FAILED, reason="its node is gone")
+    else:
+        path_of(tmp_path, stage).unlink()
+    rows = [r for r in rows_of(plan, tmp_path) if (r["variant"], r["seed"]) == ("wide", run.seed)]
+    assert [row["status"] for row in rows] == [FAILED if state == "failed" else "unfinished"]
+    assert run.seed not in measured_of(plan, tmp_path, sweep.scores)["understanding/qa"]["wide"]
+
+
+def test_a_finished_run_without_its_scores_is_named_with_the_way_to_score_it(tmp_path):
+    _, plan = write_fake_sweep(tmp_path)
+    run = plan.runs[0].job
+    (run.folder(tmp_path) / "scores.json").unlink()
+    message = f"scores.json is missing, .* remove .*outcomes/{run.id}.json and run the sweep again"
+    with pytest.raises(ConfigError, match=message):
+        rows_of(plan, tmp_path)
 
 
 def test_both_files_hold_the_same_table(done, tmp_path):
@@ -340,6 +371,21 @@ def test_seeds_that_were_scored_after_other_steps_are_shown(tmp_path):
 def test_a_single_run_is_not_compared_with_itself(runs):
     with pytest.raises(ConfigError, match="is a single run; give others to compare it with"):
         spreads(group_runs(runs[:1])[0])
+
+
+def test_a_run_of_another_version_is_refused_in_one_line(runs, tmp_path):
+    other = write_hand_made(tmp_path / "other", seed=9, rate=0.4)
+    (other / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="other/config.json lacks the key 'seed'"):
+        settings_of(other)
+
+
+def test_runs_that_start_from_each_other_do_not_hang(tmp_path):
+    """A workdir can be trained anew after another one started from it."""
+    names = [tmp_path / name for name in "ab"]
+    for one, other in (names, names[::-1]):
+        write_hand_made(one, seed=0, rate=0.4, pretrain__init_from=f"{other}:pretrain")
+    assert settings_of(names[0])[0]["pretrain.init_from"].startswith("settings ")
 
 
 def test_a_run_that_was_not_scored_says_how_to_score_it(runs, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import threading
 
 import pytest
@@ -65,6 +66,17 @@ def test_a_job_that_a_living_process_has_claimed_in_a_store_is_busy(bucket, monk
     assert not is_locked(claim_of(workdir, "root"))
     write_outcome(workdir, "root", status=DONE)
     assert work(workdir, "root") == DONE
+
+
+def test_a_process_of_another_container_is_not_taken_for_one_that_has_ended(monkeypatch):
+    """Its number may be free here, and both may have the name of the machine."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    here = store_lock._about()
+    theirs = {**here, "process": ended.pid}
+    assert store_lock._gone(theirs, here)
+    monkeypatch.setattr(store_lock.os, "readlink", lambda path: "pid:[1]")
+    assert not store_lock._gone(theirs, store_lock._about())
 
 
 def test_a_slow_process_does_not_take_over_what_a_faster_one_has_taken_over(bucket, monkeypatch):
@@ -237,6 +249,31 @@ def test_the_table_and_the_report_of_a_store_are_those_of_a_disk(scored, name, c
         printed.append(capsys.readouterr().out.replace(str(workdir), "WORKDIR"))
     assert (there / name).read_bytes() == (here / name).read_bytes()
     assert printed[0] == printed[1]
+
+
+@BOTH
+def test_a_damaged_result_in_a_store_is_named_by_its_address(scored, capsys):
+    """And not by that of the copy which the command has made and removed."""
+    file, _, there = scored
+    name = next(name for name in there.files() if name.endswith("scores.json"))
+    whole = (there / name).read_bytes()
+    for change, message in (
+        (lambda path: path.write_bytes(b"{"), "is not JSON"),
+        (lambda path: path.unlink(), f"is missing, although the run is done; remove {there}"),
+    ):
+        change(there / name)
+        assert cli.main(["sweep", "table", file, f"--workdir={there}"]) == 1
+        assert f"{there / name} {message}" in capsys.readouterr().err
+    (there / name).write_bytes(whole)
+
+
+@BOTH
+def test_a_bucket_that_does_not_exist_is_named(scored, capsys):
+    file, _, there = scored
+    scheme = str(there).partition("://")[0]
+    assert cli.main(["sweep", "run", file, f"--workdir={scheme}://no-such-bucket/x"]) == 1
+    said = capsys.readouterr().err
+    assert f"{scheme}://no-such-bucket/x/jobs/" in said and said.count("\n") == 1
 
 
 @BOTH

@@ -31,6 +31,12 @@ PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3"), "hf": ("huggingface_hu
 LFS = "version https://git-lfs"  # the first words of a file that Git LFS has not fetched
 COPIED_AT_ONCE = 8 * 2**20  # bytes
 COPIES_AT_ONCE = 8  # files
+NUMBERS = {
+    FileNotFoundError: errno.ENOENT,
+    FileExistsError: errno.EEXIST,
+    IsADirectoryError: errno.EISDIR,
+    NotADirectoryError: errno.ENOTDIR,
+}
 Function = TypeVar("Function", bound=Callable[..., Any])
 Path = pathlib.Path | epath.Path
 PathLike = str | os.PathLike
@@ -81,7 +87,8 @@ def filesystem(address: PathLike) -> Any:
 @contextlib.contextmanager
 def asking(address: PathLike) -> Iterator[None]:
     """Turns other errors of the stores' clients (a refused or broken connection, missing
-    credentials) into an OSError that names the address."""
+    credentials) into an OSError, and adds to those that are OSErrors what they lack: a number, a
+    reason in words, the address."""
     try:
         yield
     except (ValueError, NotImplementedError):
@@ -89,6 +96,10 @@ def asking(address: PathLike) -> Iterator[None]:
     except Exception as error:  # botocore's, aiohttp's, google's, huggingface_hub's
         # Those of huggingface_hub are OSErrors too, but without a number and of several lines.
         if isinstance(error, OSError) and (error.errno or type(error).__module__ == "builtins"):
+            if error.errno is None and (number := NUMBERS.get(type(error))):  # it has only a path
+                error.errno, error.strerror = number, os.strerror(number)
+            if error.errno is not None and error.filename is None:
+                error.filename = os.fspath(address)
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise OSError(errno.EREMOTEIO, reason, os.fspath(address)) from error

@@ -23,6 +23,7 @@ TOUCH = 20.0  # seconds between two heartbeats
 STALE = 120.0  # without a heartbeat for this long, the holder counts as dead
 TRIES = 3  # attempts to be the one that takes over a lock
 BOOT = Path("/proc/sys/kernel/random/boot_id")
+NUMBERING = Path("/proc/self/ns/pid")  # containers of one machine number their processes apart
 logger = logging.getLogger(__name__)
 
 
@@ -65,6 +66,8 @@ def is_held(path: Any) -> bool:
 
 def _about() -> dict[str, Any]:
     boot = BOOT.read_text(encoding="ascii").strip() if BOOT.is_file() else ""
+    with contextlib.suppress(OSError):
+        boot += f" {os.readlink(NUMBERING)}" if boot else ""
     return {
         "host": socket.gethostname(),
         "process": os.getpid(),

@@ -11,8 +11,8 @@ import numpy as np
 
 from unicom_jax.evaluation.scores import style_of
 from unicom_jax.sweeps.items import is_higher_better, outcomes_of
-from unicom_jax.sweeps.outcomes import DONE, read_outcome
 from unicom_jax.sweeps.plan import Plan
+from unicom_jax.sweeps.runner import finished
 from unicom_jax.sweeps.statistics import (
     BETTER,
     UNDECIDED,
@@ -80,8 +80,9 @@ def _decided(one: Comparison, p: float, claimed: bool) -> Comparison:
 def measured_of(plan: Plan, workdir: Path, scores: Sequence[str]) -> dict[str, Measured]:
     """What the finished runs of a plan have measured."""
     found: dict[str, dict[str, dict[int, Outcomes]]] = {score: {} for score in scores}
+    done = finished(plan, workdir)
     for run in plan.runs:
-        if read_outcome(workdir, run.job.id).get("status") != DONE:
+        if run.job.id not in done:
             continue
         for score in scores:
             outcomes = outcomes_of(run.job.folder(workdir), score)

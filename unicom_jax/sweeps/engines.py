@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from unicom_jax.config import ConfigError
 from unicom_jax.core.paths import as_path, is_remote
 from unicom_jax.sweeps.outcomes import (
+    DONE,
     FAILED,
     STATUSES,
     STOPPED,
@@ -44,8 +45,10 @@ Submit = Callable[[Path, str], Handle]  # the sweep's folder, a job's id
 
 
 def lost(workdir: Path, id: str, how: str) -> str:
-    """The status of a job whose process ended without saying how."""
+    """The status of a job whose process ended without saying how: failed, if it is not done."""
     before = read_outcome(workdir, id)
+    if before.get("status") == DONE:  # it crashed as it ended, or another process did the job
+        return DONE
     spent = {name: before.get(name, 0.0) for name in ("cpu_seconds", "seconds")}
     write_outcome(workdir, id, status=FAILED, reason=how, **spent)
     return FAILED

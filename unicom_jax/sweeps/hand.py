@@ -13,6 +13,7 @@ from unicom_jax.core.paths import as_path
 from unicom_jax.evaluation.run import SCORES_FILE
 from unicom_jax.evaluation.scores import read_about, read_scores, score_names
 from unicom_jax.runs.configuration import read_config
+from unicom_jax.runs.items import CheckpointError
 from unicom_jax.runs.stages import PARTS, STAGES, names_a_run, occurrences
 from unicom_jax.runs.workdir import CONFIG
 from unicom_jax.sweeps.addresses import digest, is_free
@@ -70,14 +71,26 @@ def group_runs(workdirs: Sequence[Path]) -> list[Group]:
     return _named_apart(list(groups.values()))
 
 
-def settings_of(workdir: Path) -> tuple[dict[str, Any], int]:
+def settings_of(workdir: Path, after: tuple[Path, ...] = ()) -> tuple[dict[str, Any], int]:
     """The keys on which the results of a run depend, and its seed.
 
     Settings of stages that the run does not train are left out, unless they describe a part. An
     `init_from` that names a run stands for the settings of that run, so that runs of several seeds
     that start from runs of these seeds are one group; if the folder is gone, for its path.
+
+    Args:
+      after: the runs whose `init_from` led here; one that starts from them stands for its path.
+
+    Raises:
+      CheckpointError: the configuration is damaged or of another version.
     """
     config = dict(values(read_config(workdir)))
+    if missing := {"stages", "seed"} - config.keys():
+        raise CheckpointError(
+            f"{workdir / CONFIG} lacks the key {min(missing)!r}, so another version of unicom_jax "
+            "wrote it; use that version, or train again"
+        )
+    before = (*after, workdir)
     trained = {one.name for one in occurrences(config["stages"])}
     unused = STAGES.keys() - PARTS.keys() - trained
     settings = {}
@@ -88,8 +101,8 @@ def settings_of(workdir: Path) -> tuple[dict[str, Any], int]:
         settings[name] = value
         if name.endswith(".init_from") and names_a_run(value):
             folder, _, label = value.rpartition(":")
-            if (as_path(folder) / CONFIG).is_file():
-                theirs, _ = settings_of(as_path(folder))
+            if as_path(folder) not in before and (as_path(folder) / CONFIG).is_file():
+                theirs, _ = settings_of(as_path(folder), before)
                 settings[name] = f"settings {digest(theirs)}:{label}"
     return settings, config["seed"]
 

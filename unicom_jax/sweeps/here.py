@@ -4,6 +4,7 @@ command, since tables and comparisons read many small files."""
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,4 +41,13 @@ def results_here(plan: Plan, workdir: Path) -> Iterator[Path]:
 
         with ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
             list(pool.map(fetch, wanted))
-        yield Path(here)
+        try:
+            yield Path(here)
+        except Exception as error:  # its message names the copy, which nobody can look at
+            error.args = tuple(
+                one.replace(here, str(workdir)) if isinstance(one, str) else one
+                for one in error.args
+            )
+            if isinstance(error, OSError) and error.filename is not None:
+                error.filename = os.fspath(error.filename).replace(here, str(workdir))
+            raise

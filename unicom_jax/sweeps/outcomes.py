@@ -34,7 +34,7 @@ def read_outcome(workdir: Path, id: str) -> dict[str, Any]:
     "cpu_seconds" and "seconds" of all of them, "commit" of the code, and of a stage that is done
     "steps", "flops_per_step" (None where they cannot be counted), "tokens_per_step", "bytes".
     """
-    path = _path(workdir, id)
+    path = path_of(workdir, id)
     return _read(path) if path.is_file() else {}
 
 
@@ -54,7 +54,8 @@ def read_outcomes(workdir: Path, ids: Iterable[str] | None = None) -> dict[str, 
     return {id: read_outcome(workdir, id) for id in ids}
 
 
-def _path(workdir: Path, id: str) -> Path:
+def path_of(workdir: Path, id: str) -> Path:
+    """The file that says how a job ended."""
     return workdir / FOLDER / f"{id}.json"
 
 
@@ -69,6 +70,6 @@ def _as_of(path: Path, stamp: str) -> dict[str, Any]:
 
 
 def write_outcome(workdir: Path, id: str, **outcome: Any) -> None:
-    path = _path(workdir, id)
+    path = path_of(workdir, id)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps({"at": time.time(), **outcome}, indent=1))

@@ -27,13 +27,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from unicom_jax.config import ConfigError
 from unicom_jax.evaluation.report_inputs import read_lines
 from unicom_jax.evaluation.run import SCORES_FILE
 from unicom_jax.evaluation.scores import read_scores, score_names
 from unicom_jax.interop.atomic import write_bytes, write_text
-from unicom_jax.sweeps.outcomes import DONE, FAILED, read_outcome
+from unicom_jax.sweeps.outcomes import DONE, FAILED, path_of, read_outcome
 from unicom_jax.sweeps.plan import Plan, Run
-from unicom_jax.sweeps.runner import reasons
+from unicom_jax.sweeps.runner import finished, reasons
 
 COLUMNS = {
     "variant": pa.string(),
@@ -61,13 +62,15 @@ Rows = list[dict[str, Any]]
 
 def rows_of(plan: Plan, workdir: Path) -> Rows:
     """The table, run after run."""
-    failed = reasons(plan, workdir)
-    return [row for run in plan.runs for row in _rows_of_run(plan, workdir, run, failed)]
+    failed, done = reasons(plan, workdir), finished(plan, workdir)
+    return [
+        row
+        for run in plan.runs
+        for row in _rows_of_run(plan, workdir, run, failed.get(run.job.id, ""), run.job.id in done)
+    ]
 
 
-def _rows_of_run(plan: Plan, workdir: Path, run: Run, failed: dict[str, str]) -> Rows:
-    reason = failed.get(run.job.id, "")
-    ended = read_outcome(workdir, run.job.id).get("status") == DONE
+def _rows_of_run(plan: Plan, workdir: Path, run: Run, reason: str, ended: bool) -> Rows:
     common = {
         "variant": run.variant,
         "seed": run.seed,
@@ -99,6 +102,11 @@ def _measured(plan: Plan, workdir: Path, run: Run) -> Iterator[dict[str, Any]]:
                     yield {**spent, "metric": metric, "value": float(value)}
         flops = None if None in (flops, each) else flops + each * steps
         seconds, step = seconds + outcome["cpu_seconds"], steps
+    if run.job.split and not (folder / SCORES_FILE).is_file():
+        raise ConfigError(
+            f"{folder / SCORES_FILE} is missing, although the run is done; remove "
+            f"{path_of(workdir, run.job.id)} and run the sweep again, which scores it anew"
+        )
     scores = read_scores(folder / SCORES_FILE) if run.job.split else {}
     about = {
         "stage": "",

@@ -146,7 +146,11 @@ class Runner:
                     soft_wrap=True,
                 )
             elif status == FAILED:
-                self._fail(self.plan.jobs[id], read_outcome(self.workdir, id)["reason"])
+                outcome = read_outcome(self.workdir, id)
+                if outcome.get("status") == DONE:  # another runner has done it since
+                    self.done.add(id)
+                else:
+                    self._fail(self.plan.jobs[id], outcome["reason"])
             elif status == STOPPED and not self.asked_to_stop():
                 self.waits[id] = time.monotonic() + self.again  # another one stopped it: resume
 
@@ -167,6 +171,16 @@ class Runner:
 def spent(outcomes: Mapping[str, Mapping[str, Any]]) -> float:
     """CPU seconds of jobs, as far as they ended."""
     return sum(outcome.get("cpu_seconds", 0.0) for outcome in outcomes.values())
+
+
+def finished(plan: Plan, workdir: Path) -> frozenset[str]:
+    """The ids of the runs that are done with all their stages. A stage whose outcome was lost since
+    is trained again before its runs count."""
+    outcomes = read_outcomes(workdir, plan.jobs)
+    done = {id for id, outcome in outcomes.items() if outcome.get("status") == DONE}
+    return frozenset(
+        run.job.id for run in plan.runs if done.issuperset((*run.job.inputs.values(), run.job.id))
+    )
 
 
 def reasons(plan: Plan, workdir: Path) -> dict[str, str]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import shutil
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import chex
@@ -150,6 +154,76 @@ def test_a_folder_or_file_that_does_not_exist_in_a_store_is_named(bucket):
         local_folder(f"{bucket}/nothing")
     with pytest.raises(SourceError, match="nothing/a: no such file: check the path"):
         local_files([f"{bucket}/nothing/a"])
+
+
+def test_a_file_that_changes_while_it_is_copied_is_refused_and_not_kept(address, monkeypatch):
+    """Even where its size is the same: the copy would be of a state that no listing has shown."""
+    files, name = paths.filesystem(address), f"{address}/x-00001-of-00002.array_record"
+    whole = files.cat_file(name)
+    get = type(files).get_file
+
+    def changed(source, target):
+        if source == name:
+            files.pipe_file(name, whole[:-1] + bytes([whole[-1] ^ 1]))
+        get(files, source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "get_file", changed)
+        with pytest.raises(SourceError, match="x-00001.*: was changed while it was copied"):
+            ArrayRecordSource(address)
+    assert not list(cache_folder("copies").rglob("x-00001*.array_record"))
+    files.pipe_file(name, whole)
+    assert len(ArrayRecordSource(address)) == 4
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(address, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    message = "cannot be copied to .*/file/unicom_jax.*Not a directory.: set XDG_CACHE_HOME to"
+    with pytest.raises(SourceError, match=message):
+        open_source({"kind": "array_record", "paths": address})
+
+
+def test_a_complete_copy_in_a_cache_that_is_only_read_is_used(address, monkeypatch):
+    first = ArrayRecordSource(address).paths
+    monkeypatch.setattr(copies.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(copies, "_alone", None)  # nothing is locked or written
+    assert ArrayRecordSource(address).paths == first
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left.*free space on the disk"),
+        (PermissionError(errno.EACCES, "Access Denied"), "Access Denied"),
+    ],
+)
+def test_why_a_file_was_not_copied_is_said_with_both_places(address, monkeypatch, error, words):
+    def refused(source, target):
+        raise error
+
+    monkeypatch.setattr(paths.filesystem(address), "get_file", refused)
+    with pytest.raises(SourceError, match=rf"{address}/x-.*, copied to .*copies/.*{words}"):
+        ArrayRecordSource(address)
+
+
+def test_a_process_says_that_it_waits_for_another_ones_copy(address, caplog):
+    ArrayRecordSource(address)
+    (top,) = {folder.parent for folder in copies._HELD}
+    handle = os.open(top / copies.LOCK, os.O_RDWR)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ArrayRecordSource, address)
+        while "another process copies it; waiting" not in caplog.text:
+            assert not waiting.done()
+        os.close(handle)
+        assert len(waiting.result()) == 4
+
+
+def test_a_name_of_a_file_and_of_a_folder_is_refused():
+    about = {"a": {"size": 1}, "a/b": {"size": 1}}
+    with pytest.raises(SourceError, match="data/a: is a file and a folder: rename one of them"):
+        copies._copied("s3://bucket/data", about, about)
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused():

@@ -79,6 +79,7 @@ STATISTICS = {"mean": "bn.running_mean", "variance": "bn.running_var"}
 HINTS = dict.fromkeys(
     STATISTICS.values(), "the statistics by which its latents are normalised; copy them again"
 )
+SIZES = {"block_out_channels", "latent_channels"}
 REMEDY = "take an autoencoder like those of Stable Diffusion, FLUX and FLUX.2"
 
 
@@ -148,7 +149,8 @@ def module_of(config: Mapping[str, Any], path: Path) -> Autoencoder:
     Raises:
       ConfigError: it describes an autoencoder that ours does not support.
     """
-    name = config.get("_class_name", AutoencoderKL.__name__)
+    # Without a name, as in old files, only its sizes say that it is one.
+    name = config.get("_class_name", AutoencoderKL.__name__ if SIZES & config.keys() else None)
     if (kind := KINDS.get(name)) is None:
         known = " and ".join(KINDS)
         raise ConfigError(
