@@ -1,6 +1,6 @@
 """Fits how the losses of `experiments/sweeps/mixture.py` fall with the share of their documents.
 
-    python -m experiments.mixture_law --workdir=runs/isoflop --figure=mixture.png
+    python -m experiments.mixture_law --workdir=runs/mixture --figure=mixture.png
 
 Each loss is fitted as L = E + K / share^γ, where the share is that of the documents which the loss
 is about: of drawings for drawing, of captions alone for text. Intervals are those of a bootstrap
@@ -43,7 +43,9 @@ def points_of(rows: Sequence[dict], name: str) -> list[tuple[float, float]]:
 def summary(name: str, points: Points) -> list[str]:
     """The fit of one loss, in Markdown."""
     law = fit_power(points)
-    if len({share for share, _ in points}) == len(points):  # each draw would be these same points
+    if law.undetermined:
+        interval = "γ is an end of the range that was searched, so this is no power law"
+    elif len({share for share, _ in points}) == len(points):  # each draw would be these same points
         interval = "no interval, as each share has one seed"
     else:
         found = bootstrap(

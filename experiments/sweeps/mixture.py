@@ -1,12 +1,12 @@
 """What text and drawing lose when the other one gets more of the documents.
 
-    unicom sweep run experiments/sweeps/mixture.py --workdir=runs/isoflop
-    unicom sweep table experiments/sweeps/mixture.py --workdir=runs/isoflop   # writes its results
-    python -m experiments.mixture_law --workdir=runs/isoflop
+    unicom sweep run experiments/sweeps/mixture.py --workdir=runs/mixture
+    unicom sweep table experiments/sweeps/mixture.py --workdir=runs/mixture   # writes its results
+    python -m experiments.mixture_law --workdir=runs/mixture
 
 The base is that of `isoflop` at one size and budget; the variants have other shares of drawing
 documents. Whatever they were trained on, all are evaluated on the same rows of captions alone and
-on the same rows of drawings alone.
+on the same rows of drawings alone. docs/scaling.md has what was found.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pyarrow.parquet
@@ -48,6 +49,18 @@ def test_each_loss_is_fitted_to_the_share_of_its_own_documents(tmp_path, monkeyp
     assert "### text" in said and "share^0.50; γ in [0.50, 0.50]" in said
     assert "### drawing" in said and "share^0.80; γ in [0.80, 0.80]" in said
     assert (tmp_path / "mixture.svg").read_text().count('<g id="axes_') == 2
+
+
+def test_a_loss_that_falls_like_a_logarithm_is_said_to_have_no_power(tmp_path, monkeypatch, capsys):
+    rows = list(table())
+    for row in rows:
+        if row["metric"] == mixture.ONLY_TEXT.split(":")[1]:
+            share = float(row["variant"].removeprefix("drawing_"))
+            row["value"] = 0.95 - 0.004 * math.log(1 - share)
+    run(tmp_path, monkeypatch, rows)
+    text, drawing = capsys.readouterr().out.split("### drawing")
+    assert "so this is no power law" in text and "γ in" not in text
+    assert "γ in" in drawing and "no power law" not in drawing
 
 
 def test_a_sweep_with_one_seed_so_far_has_a_law_and_no_interval(tmp_path, monkeypatch, capsys):

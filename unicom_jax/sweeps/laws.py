@@ -29,6 +29,7 @@ T = TypeVar("T")
 RESAMPLES = 500
 LEVEL = 0.95
 HUBER = 1e-3  # width of the quadratic part, in log L
+POWERS = (0.01, 3.0)  # exponents of a power law that are searched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,6 +222,12 @@ class PowerLaw(NamedTuple):
     factor: float
     exponent: float
 
+    @property
+    def undetermined(self) -> bool:
+        """Whether the exponent is an end of the range that was searched, so that another one may
+        fit better. At the lower end, y falls like the logarithm of x."""
+        return min(abs(self.exponent - end) for end in POWERS) < 1e-3
+
     def __call__(self, x: float) -> float:
         return self.floor + self.factor / x**self.exponent
 
@@ -242,7 +249,7 @@ def fit_power(points: Sequence[tuple[float, float]]) -> PowerLaw:
         return scipy.optimize.nnls(columns, y)
 
     best = scipy.optimize.minimize_scalar(
-        lambda exponent: coefficients(exponent)[1], bounds=(0.01, 3.0), method="bounded"
+        lambda exponent: coefficients(exponent)[1], bounds=POWERS, method="bounded"
     ).x
     (floor, factor), _ = coefficients(best)
     return PowerLaw(float(floor), float(factor * x.max() ** best), float(best))
