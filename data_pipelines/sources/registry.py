@@ -102,7 +102,9 @@ def _open_scenes(
     return ScenesSource(SceneConfig(**fields), seed, size, with_edits)
 
 
-def _open_openmoji(path: str | os.PathLike, split: str = TRAIN) -> ArrayRecordSource:
+def _open_openmoji(
+    path: str | os.PathLike, split: str = TRAIN, read: ReadImage = load_image
+) -> ArrayRecordSource:
     path = local_folder(path, needs=f"{split}-*{SUFFIX}")
     files = sorted(pathlib.Path(path).expanduser().glob(f"{split}-*{SUFFIX}"))
     if not files:
@@ -110,7 +112,7 @@ def _open_openmoji(path: str | os.PathLike, split: str = TRAIN) -> ArrayRecordSo
             f"{shown(path)}: no OpenMoji split {split!r} there: run `unicom data prepare openmoji`"
         )
     check_complete(map(str, files))
-    return ArrayRecordSource(files)
+    return _open_array_record(files, read)
 
 
 def _open_array_record(paths: Paths, read: ReadImage = load_image) -> ArrayRecordSource:

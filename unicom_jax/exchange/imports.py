@@ -62,7 +62,7 @@ FLAGS = {
     "cheers": ("unified.init_from", "autoencoder.init_from"),
 }
 # The same, where it differs for a family that draws in the latents of the stage `autoencoder`.
-IN_LATENTS = {"autoencoder": ("autoencoder.init_from",)}
+IN_LATENTS = {AUTOENCODER: ("autoencoder.init_from",)}
 FLAGS_OF = {
     "cheers": IN_LATENTS,
     "uae": {**IN_LATENTS, "decoder": ("unified.uae.decoder.init_from",)},

@@ -103,11 +103,18 @@ def test_a_fault_that_passes_is_waited_for(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "code", [errno.EIO, errno.ENOSPC, errno.ECONNRESET, errno.ESTALE, errno.ETIMEDOUT]
+    ("code", "fix"),
+    [
+        (errno.EIO, "check"),
+        (errno.ENOSPC, "free space"),
+        (errno.ECONNRESET, "check"),
+        (errno.ESTALE, "check"),
+        (errno.ETIMEDOUT, "check"),
+    ],
 )
-def test_a_fault_that_stays_is_one_line(monkeypatch, code):
+def test_a_fault_that_stays_is_one_line(monkeypatch, code, fix):
     monkeypatch.setattr(faults.time, "sleep", lambda seconds: None)
-    with pytest.raises(SourceError, match=f"^x: cannot be read .{os.strerror(code)}.: check"):
+    with pytest.raises(SourceError, match=f"^x: cannot be read .{os.strerror(code)}.: {fix}"):
         patiently(failing([OSError(code, os.strerror(code))] * 9), "x")
 
 
