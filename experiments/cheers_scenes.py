@@ -17,8 +17,9 @@ same settings and seed, and the other stages were trained by separate commands.
 The number of objects depends on the prompt (of 42 saved drawings for two objects, 16 have two and
 20 one; three of three for four objects have four), but shapes and colours do not visibly. Of 24
 drawings for one object, 8 are empty. In sft the flow loss below t = .25, where the prompt matters,
-falls from .70 (steps 200 to 400) to .63 (the last 600). So 2500 steps of two rows are too few;
-`scenes_base` has 8500 of four. Questions about shapes are at chance, too.
+falls from .70 (steps 200 to 400) to .63 (the last 600), and it is still falling. 2500 steps of two
+rows may be too few (`scenes_base` has 8500 of four), but this was not tested. Questions about
+shapes are at chance, too.
 
     score                                     value, 95% interval   chance  n
     reconstruction, PSNR                      26.1 dB (25.6-26.6)   7.3     128
