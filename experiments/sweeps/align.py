@@ -5,7 +5,7 @@
 UniCom finds that starting from a model that understands pictures beats starting from a language
 model alone. `reader` learns to read for 150 steps, and then to draw and to read for 300; `together`
 does the latter for 450. A step of both stages takes nearly the same operations (5.52 and 5.55
-billion).
+billion). The base is the small world of `convergence`, and the readers are those of `pathways`.
 
 This sweep has not been run.
 """

@@ -1,6 +1,24 @@
 """Does a model learn to draw compressed latents faster than raw features?
 
-unicom sweep run experiments/sweeps/convergence.py --workdir=runs/sweeps/drawing_world
+    unicom sweep run experiments/sweeps/convergence.py --workdir=runs/sweeps/drawing_world
+
+UniCom reaches with latents of 64 channels what it reaches with features of 1152 in 3.8 to 5 times
+fewer steps, and ends higher. Losses of latents of different widths cannot be compared, so drawings
+are judged: 32 of each category every 50 steps, which gives the curves of the report, and 96 of each
+at the end, which decide. All variants have the same transformer, head and shift of the flow's time,
+and are trained for 300 steps.
+
+The base of this sweep, `get_config`, is a small world for the sweeps about drawing: scenes of one
+large object at 48 px, four shapes in four colours on white. A picture has nine tokens of 128
+features, one for each place of an object. The prompts of two categories name one object: `single`
+its shape, `colours` its shape and colour. Those of the other four name several objects, which no
+training picture shows, so the mean of all categories says little.
+
+`pathways` and `align` have the same base. With one workdir for all three, they share encoders and
+codecs.
+
+On two cores of an AMD EPYC that other jobs shared it took 15 minutes of CPU time, and no difference
+was decided: docs/science.md has the figures.
 """
 
 from __future__ import annotations
@@ -23,12 +41,12 @@ def get_sweep() -> Sweep:
         config=config,
         variants={
             "full": {"codec.compressor": "identity"},
-            **{f"d{width}": {"codec.latent_dim": width} for width in (64, 32, 16)},
+            **{f"d{width}": {"codec.latent_dim": width} for width in (64, 16)},
         },
         seeds=(0, 1, 2),
         scores=(DRAWN, SHAPES, "reconstruction/psnr", "reconstruction/agreement"),
         contrasts=tuple(
-            Contrast(DRAWN, better=f"d{width}", worse="full", paper=paper) for width in (64, 32, 16)
+            Contrast(DRAWN, better=f"d{width}", worse="full", paper=paper) for width in (64, 16)
         ),
         minutes=30,
     )
