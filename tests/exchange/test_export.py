@@ -167,7 +167,18 @@ def test_no_folder_of_this_machine_is_named_in_an_export(tmp_path):
     config = json.loads((folder / "config.json").read_text())["run"]["config"]
     assert config["unified"]["init_from"] == "Qwen2.5-7B"
     assert config["codec"]["autoencoder"]["path"] == "given"
-    assert ModelCard((folder / "README.md").read_text()).data.base_model == ["Qwen2.5-7B"]
+    assert ModelCard((folder / "README.md").read_text()).data.base_model is None
+
+
+def test_the_card_names_the_models_of_the_hub_from_which_a_run_started(tmp_path):
+    places = {
+        "encoder__init_from": "/cache/hub/models--google--siglip2/snapshots/0123abcd",
+        "unified__init_from": "hf://Qwen/Qwen2.5-7B@main/model",
+        "codec__init_from": "/home/someone/compressor",
+    }
+    folder = export(write_run(tmp_path / "run", **places), tmp_path / "out", Options())
+    found = ModelCard((folder / "README.md").read_text()).data.base_model
+    assert sorted(found) == ["Qwen/Qwen2.5-7B", "google/siglip2"]
 
 
 def test_the_code_and_the_run_keep_the_same_tensors_in_fp32(run, tmp_path):
