@@ -39,8 +39,8 @@ from unicom_jax.parallel.plan.topology import parse_topology
 from unicom_jax.parallel.plan.traffic import fabric_of
 from unicom_jax.parallel.sharding import place_batch
 from unicom_jax.parallel.xla_flags import set_flags
-from unicom_jax.planning.packed import UNREADABLE, stand_in
-from unicom_jax.planning.plan import shares_of, visible_pairs
+from unicom_jax.planning.packed import UNREADABLE, stand_in, visible_pairs
+from unicom_jax.planning.plan import shares_of
 from unicom_jax.planning.program import (
     StepProgram,
     assume_flux,
