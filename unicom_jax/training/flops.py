@@ -172,12 +172,12 @@ def _count_within(
     if name == "stop_gradient":
         return 0.0, [False]
     if name == "scan":
-        return _count_scan(params, learns, shares, products)
+        return _count_scan(eqn, learns, shares, products)
     if name == "cond":
         branches = params["branches"]
         if "branches_platforms" in params:  # kernels of equal cost, then plain operations
             branches = branches[:1] if KERNEL in products else branches[-1:]
-        counted = [_count(one.jaxpr, learns[1:], shares, products) for one in branches]
+        counted = [_count(_open(one), learns[1:], shares, products) for one in branches]
         out = [any(choices) for choices in zip(*(out for _, out in counted), strict=True)]
         least, most = min(flops for flops, _ in counted), max(flops for flops, _ in counted)
         return least + shares.predicted * (most - least), out
@@ -191,16 +191,26 @@ def _count_within(
 
 
 def _count_scan(
-    params: dict[str, Any], learns: list[bool], shares: Shares, products: Mapping
+    eqn: JaxprEqn, learns: list[bool], shares: Shares, products: Mapping
 ) -> tuple[float, list[bool]]:
-    first, carried = params["num_consts"], params["num_carry"]
+    body = _open(eqn.params["jaxpr"])
+    carried = _passed_whole(eqn.outvars, body.outvars)
+    first = _passed_whole(eqn.invars, body.invars) - carried  # constants come before carries
     while True:  # a carry that gets a gradient in one iteration has it from the start of the next
-        flops, out = _count(params["jaxpr"].jaxpr, learns, shares, products)
+        flops, out = _count(body, learns, shares, products)
         carry = learns[first : first + carried]
         grown = [before or after for before, after in zip(carry, out[:carried], strict=True)]
         if grown == carry:
-            return params["length"] * flops, out
+            return eqn.params["length"] * flops, out
         learns = [*learns[:first], *grown, *learns[first + carried :]]
+
+
+def _passed_whole(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    """How many of a scan's arrays are the same in its body; it cuts the others along an axis.
+
+    JAX's own names for these numbers have changed between versions; the shapes have not.
+    """
+    return sum(x.aval.ndim == y.aval.ndim for x, y in zip(outside, inside, strict=True))
 
 
 def _open(jaxpr: ClosedJaxpr | Jaxpr) -> Jaxpr:

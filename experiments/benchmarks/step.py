@@ -1,0 +1,189 @@
+"""The train step of a stage on this machine's devices, against what `unicom plan` says of it.
+
+    python -m experiments.benchmarks.step --config=experiments/cheers_1_5b.py --stage=pretrain
+        --config.mesh= --config.pretrain.batch_size=8 [--rounds=20] [--keep=FOLDER]
+
+Needs neither weights nor data: weights are random, and if the configuration's data cannot be read,
+rows are packed from Scenes. The step is the one that a run compiles, for a batch of this many rows;
+it is given two batches in turn, already on the device. MFU counts the operations that the loss
+needs, with the share of visible pairs of these rows. "All overlaps" and "nothing does" are the
+bounds of `unicom plan` from the text of the same program. Data preparation and host transfers are
+not in the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from data_pipelines.build import load_or_train_tokenizer
+from experiments.benchmarks.race import Spread
+from unicom_jax.config import resolve
+from unicom_jax.core.module import init_params
+from unicom_jax.parallel.accelerators import find_accelerator
+from unicom_jax.parallel.mesh import make_mesh
+from unicom_jax.parallel.plan.costs import count_costs
+from unicom_jax.parallel.plan.hlo import parse_program
+from unicom_jax.parallel.plan.roofline import TERMS, Roofline, make_roofline
+from unicom_jax.parallel.plan.topology import parse_topology
+from unicom_jax.parallel.plan.traffic import fabric_of
+from unicom_jax.parallel.sharding import place_batch
+from unicom_jax.parallel.xla_flags import set_flags
+from unicom_jax.planning.packed import UNREADABLE, stand_in, visible_pairs
+from unicom_jax.planning.plan import shares_of
+from unicom_jax.planning.program import (
+    StepProgram,
+    assume_flux,
+    make_program,
+    weight_sizes,
+)
+from unicom_jax.runs.loading import stage_loader
+from unicom_jax.training.flops import flops_by_shares
+
+GIB = 2**30
+WARMUP = 3
+
+
+def some_batches(config: ConfigDict, stage: str, number: int) -> tuple[list, str]:
+    """Batches of the stage's own data, or of Scenes; and a word about them."""
+
+    def read(config: ConfigDict) -> list:
+        config = config.copy_and_resolve_references()
+        config.data.update({"workers": 0, "threads": 1, "prefetch": 1})
+        loader = stage_loader(config, stage, load_or_train_tokenizer(config, None))
+        try:
+            return [next(loader) for _ in range(number)]
+        finally:
+            loader.close()
+
+    try:
+        return read(config), "its own data"
+    except UNREADABLE as error:
+        reason = str(error).partition("\n")[0]
+        return read(stand_in(config, stage)), f"Scenes in place of its data ({reason})"
+
+
+def random_frozen(program: StepProgram):
+    """Random weights for the parts that the stage reads and does not train."""
+    places = jax.tree.map(lambda x: x.sharding, program.frozen)
+
+    def make(key: jax.Array):
+        return {part: init_params(specs, key) for part, specs in program.frozen_specs.items()}
+
+    return jax.jit(make, out_shardings=places)(jax.random.key(1))
+
+
+def timed(step, arguments, batches: list, rounds: int) -> tuple[Any, np.ndarray, list[float]]:
+    """The last state, and each step's seconds (without the first ones) and loss."""
+    state, frozen = arguments
+    seconds, losses = [], []
+    for turn in range(WARMUP + rounds):
+        began = time.perf_counter()
+        state, metrics = step(state, frozen, batches[turn % len(batches)])
+        jax.block_until_ready((state, metrics))
+        seconds.append(time.perf_counter() - began)
+        losses.append(float(metrics["loss"]))
+    return state, np.array(seconds[WARMUP:]), losses
+
+
+def bounds(program: StepProgram, text: str, mesh) -> Roofline | None:
+    accelerator = find_accelerator(jax.devices()[0].device_kind)
+    if accelerator is None:
+        return None
+    topology = parse_topology(f"{accelerator.name}:{mesh.size}")
+    costs = count_costs(parse_program(text))
+    return make_roofline(costs, fabric_of(topology, mesh, weight_sizes(program, mesh)))
+
+
+def result_table(title: str, seconds: np.ndarray, losses: list[float], memory, facts) -> Table:
+    needed, roofline, program = facts
+    time_ = Spread.of(seconds)
+    table = Table(title=title, show_header=False)
+    table.add_row(
+        "step, seconds: median \\[quartiles]",
+        f"{time_.median:.4f} [{time_.low:.4f}, {time_.high:.4f}]".replace("[", "\\["),
+    )
+    table.add_row("tokens per second", f"{program.tokens / time_.median:,.0f}")
+    table.add_row("operations of the loss", f"{needed / 1e12:.2f} T")
+    accelerator = find_accelerator(jax.devices()[0].device_kind)
+    if accelerator and roofline:
+        peak = accelerator.flops * jax.device_count()
+        table.add_row("MFU", f"{needed / time_.median / peak:.1%}")
+        table.add_row(
+            "plan: all overlaps - nothing does",
+            f"{roofline.overlapped:.4f} - {roofline.in_turn:.4f} s",
+        )
+        terms = " / ".join(f"{name} {seconds:.4f}" for name, seconds in roofline.terms.items())
+        table.add_row(f"plan: {len(TERMS)} terms, seconds", terms)
+        for module in roofline.modules[:8]:
+            parts = " / ".join(f"{x:.4f}" for x in module.seconds[:2])
+            table.add_row(f"  {module.name or 'the rest'}", parts)
+    table.add_row("memory: arguments, temporaries, GiB", memory)
+    table.add_row("loss: first, last", f"{losses[0]:.4f}, {losses[-1]:.4f}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.step")
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--stage", required=True)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument(
+        "--keep", type=Path, help="folder for the compiled program's text and a profile of 3 steps"
+    )
+    options, overrides = parser.parse_known_args()
+    config = resolve(options.config, overrides)
+    set_flags(config.xla_flags)
+    assume_flux(config)
+    console = Console()
+    console.width = max(console.width, 120)
+    load = os.getloadavg()[0]
+    read, data = some_batches(config, options.stage, 2)
+    mesh = make_mesh(config.mesh)
+    program = make_program(config, options.stage, mesh)
+    step = program.trainer.train_step()
+    arguments = (program.trainer.init_state(), random_frozen(program))
+    batches = [place_batch(batch, mesh) for batch in read]
+    began = time.perf_counter()
+    compiled = step.lower(*arguments, batches[0]).compile()
+    took = time.perf_counter() - began
+    text, analysis = compiled.as_text(), compiled.memory_analysis()
+    if options.keep:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        (options.keep / f"{options.stage}.hlo").write_text(text, encoding="utf-8")
+    run = partial(compiled, step.key_data)
+    state, seconds, losses = timed(run, arguments, batches, options.rounds)
+    if options.keep:
+        with jax.profiler.trace(options.keep):
+            timed(run, (state, arguments[1]), batches, rounds=0)
+    sizes = (analysis.argument_size_in_bytes, analysis.temp_size_in_bytes)
+    needed = flops_by_shares(program.stage, arguments[1], batches[0])(
+        shares_of(visible_pairs(config, options.stage))
+    )
+    console.print(
+        result_table(
+            f"{options.config}, {options.stage}: {config[options.stage].batch_size} rows of {data}",
+            seconds,
+            losses,
+            " + ".join(f"{size / GIB:.1f}" for size in sizes),
+            (needed, bounds(program, text, mesh), program),
+        )
+    )
+    console.print(
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}; compiled in {took:.0f} s; "
+        f"load average before the start {load:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
