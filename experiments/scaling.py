@@ -26,6 +26,7 @@ from unicom_jax.families.build import build_unified
 from unicom_jax.sweeps.laws import Run, Surface, bootstrap, fit_surface, iso_flop, level_seeds
 
 T = TypeVar("T")
+Named = dict[tuple[str, int], Run]  # by variant and seed
 LOSSES = {"text": isoflop.TEXT, "drawing": isoflop.FLOW}
 WITHIN = 0.02  # a prediction should be this close
 RESAMPLES = 200
@@ -46,7 +47,7 @@ def weights_of(width: int) -> int:
     return sum(spec.size for _, spec in specs if "vocab" not in spec.axes)
 
 
-def runs_of(rows: Sequence[dict], score: str) -> tuple[list[Run], list[Run]]:
+def runs_of(rows: Sequence[dict], score: str) -> tuple[Named, Named]:
     """The runs of the grid and the held-out ones, with a loss at their end.
 
     Raises:
@@ -54,9 +55,10 @@ def runs_of(rows: Sequence[dict], score: str) -> tuple[list[Run], list[Run]]:
     """
     last = ending(rows, score)
     if not last:
-        return [], []
+        return {}, {}
     levelled = level_seeds({key: row["value"] for key, row in last.items()})
-    grid, held_out = [], []
+    grid: Named = {}
+    held_out: Named = {}
     for key, row in last.items():
         if row["variant"] == "held_out":
             budget, width, found = isoflop.HELD_OUT, isoflop.HELD_OUT_WIDTH, held_out
@@ -67,7 +69,7 @@ def runs_of(rows: Sequence[dict], score: str) -> tuple[list[Run], list[Run]]:
                     "sweep's table with unicom sweep table"
                 )
             (budget, width), found = GRID[row["variant"]], grid
-        found.append(Run(budget, weights_of(width), row["tokens"], levelled[key]))
+        found[key] = Run(budget, weights_of(width), row["tokens"], levelled[key])
     return grid, held_out
 
 
@@ -97,17 +99,25 @@ def summary(name: str, grid: Sequence[Run], held_out: Sequence[Run]) -> list[str
     return [*lines, ""]
 
 
-def difference(text: Sequence[Run], drawing: Sequence[Run]) -> str:
-    """How much faster the best size grows for drawing than for text, whose losses are of the same
-    models in the same order."""
-    pairs = list(zip(text, drawing, strict=True))
+def difference(text: Named, drawing: Named) -> str:
+    """How much faster the best size grows for drawing than for text, of runs that have both losses;
+    the others are named."""
+    pairs = [(one, drawing[key]) for key, one in text.items() if key in drawing]
 
     def gap(pairs: Sequence[tuple[Run, Run]]) -> float:
         a = [iso_flop([pair[which] for pair in pairs]).a for which in (0, 1)]
         return a[1] - a[0]
 
+    if not pairs:
+        return "a of drawing - a of text = unknown (no run has both losses)"
     found = _estimate(pairs, gap, within=lambda pair: pair[0].budget)
-    return f"a of drawing - a of text = {found} from parabolas"
+    line = f"a of drawing - a of text = {found} from parabolas"
+    missing = [
+        f"{variant}, seed {seed} (no loss of {name})"
+        for name, has, other in (("drawing", drawing, text), ("text", text, drawing))
+        for variant, seed in sorted(other.keys() - has.keys())
+    ]
+    return f"{line}; without {'; '.join(missing)}" if missing else line
 
 
 def _spread(grid: Sequence[Run], surface: Surface) -> str:
@@ -156,13 +166,16 @@ def main(argv: Sequence[str]) -> None:
             found[name] = grid, held_out = runs_of(rows, score)
             if not grid:
                 raise ValueError(f"no {score} yet; let the sweep end")
-            print("\n".join(summary(name, grid, held_out)))
+            print("\n".join(summary(name, list(grid.values()), list(held_out.values()))))
         except ValueError as error:
             raise SystemExit(f"{table}: {name}: {error}") from error
     print(difference(*(grid for grid, _ in found.values())))
     if FIGURE.value:
         try:
-            scaling_figure.draw(found, Path(FIGURE.value))
+            runs = {
+                name: tuple(list(some.values()) for some in both) for name, both in found.items()
+            }
+            scaling_figure.draw(runs, Path(FIGURE.value))
         except (OSError, ValueError) as error:
             raise SystemExit(f"--figure={FIGURE.value}: {error}") from error
 

@@ -29,7 +29,7 @@ WINGS = ("sequences", "loading", "build")  # what the batches of a stage are mad
 MODELS = ("unicom_jax.core", "unicom_jax.models", "unicom_jax.families")
 RUNS = ("unicom_jax.config", *MODELS, "unicom_jax.interop", "unicom_jax.runs", "data_pipelines")
 PACKAGES: dict[str, tuple[str, ...]] = {
-    "unicom_jax.config": (),
+    "unicom_jax.config": ("unicom_jax.core.sizes",),
     "unicom_jax.core": (),
     "unicom_jax.models": ("unicom_jax.core",),
     "unicom_jax.families": ("unicom_jax.core", "unicom_jax.models"),

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.examples import Example
-from data_pipelines.sources.index import mapped, shared
+from data_pipelines.sources.index import mapped
 from data_pipelines.sources.joined import Joined
+from data_pipelines.sources.shared import shared
 from data_pipelines.sources.traits import LACKS, NEEDS, may_lack, traits_of_source
 
 LARGE = 2**17  # bytes; smaller masks are sent to worker processes as they are
@@ -19,7 +20,7 @@ BLOCK = 1024  # numbers whose rank is counted together; a multiple of 8
 class Ascending:
     """The indices at which a mask is true, in order, in one bit per index instead of eight bytes.
 
-    For 100 million records this is 12.5 MB. Worker processes map them from a file (`index.shared`).
+    For 100 million records this is 12.5 MB. Worker processes map them from a file (`shared`).
 
     Args:
       mask: (N,) bool.

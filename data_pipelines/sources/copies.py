@@ -15,8 +15,8 @@ import base64
 import contextlib
 import datetime
 import errno
-import fcntl
 import fnmatch
+import functools
 import hashlib
 import json
 import logging
@@ -30,6 +30,7 @@ from typing import Any
 
 from data_pipelines.decoding import shown
 from data_pipelines.faults import SourceError, patiently, reason_of, unreadable
+from data_pipelines.sources.in_use import alone, hold, unused
 from data_pipelines.sources.index import short_hash
 from unicom_jax.core.paths import (
     COPIES_AT_ONCE,
@@ -44,7 +45,6 @@ COPIES = "copies"  # in the cache folder
 RESERVE = 2**30  # bytes of the disk that stay free
 IN_USE, LOCK, PART, STAMPS = ".in_use", ".lock", ".part", ".stamps.json"
 LOG = logging.getLogger(__name__)
-_HELD: dict[pathlib.Path, int] = {}  # copies that this process reads, with their lock's handle
 
 About = Mapping[str, Mapping[str, Any]]  # by name in the folder: what fsspec knows of a file
 
@@ -106,7 +106,8 @@ def _copied(address: str, about: About, there: About) -> pathlib.Path:
     if not _missing(about, folder) and not os.access(top, os.W_OK):
         return folder  # in a cache that this user only reads
     with _alone(top, address):
-        _hold(folder)
+        folder.mkdir(exist_ok=True)
+        hold(folder / IN_USE)
         if missing := _missing(about, folder):
             (folder / STAMPS).write_text(json.dumps(stamps), encoding="utf-8")
             missing = [name for name in missing if not _linked(name, about, folder)]
@@ -236,33 +237,19 @@ def _alone(top: pathlib.Path, address: str) -> Iterator[None]:
     Raises:
       SourceError: this user cannot write there.
     """
-    try:
-        top.mkdir(parents=True, exist_ok=True)
-        handle = os.open(top / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise SourceError(
-            f"{shown(address)}: cannot be copied to {top} ({reason_of(error)}): set XDG_CACHE_HOME "
-            "to a folder that this user can write to"
-        ) from error
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                LOG.warning("%s: another process copies it; waiting for it", shown(address))
-                fcntl.flock(handle, fcntl.LOCK_EX)
+    waits = functools.partial(
+        LOG.warning, "%s: another process copies it; waiting for it", shown(address)
+    )
+    with contextlib.ExitStack() as stack:
+        try:
+            top.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone(top / LOCK, waits))
+        except OSError as error:
+            raise SourceError(
+                f"{shown(address)}: cannot be copied to {top} ({reason_of(error)}): set "
+                "XDG_CACHE_HOME to a folder that this user can write to"
+            ) from error
         yield
-    finally:
-        os.close(handle)
-
-
-def _hold(folder: pathlib.Path) -> None:
-    """Marks a copy as in use for as long as this process lives."""
-    folder.mkdir(exist_ok=True)
-    if folder not in _HELD:
-        _HELD[folder] = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT, 0o644)
-        with contextlib.suppress(OSError):
-            fcntl.flock(_HELD[folder], fcntl.LOCK_SH)
 
 
 def _remove_outdated(top: pathlib.Path, now: Mapping[str, str]) -> None:
@@ -272,10 +259,5 @@ def _remove_outdated(top: pathlib.Path, now: Mapping[str, str]) -> None:
             continue
         if all(now.get(name, stamp) == stamp for name, stamp in _stamps(folder).items()):
             continue
-        with contextlib.suppress(OSError):  # in use, another user's, or no locks there
-            handle = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(handle)
+        with contextlib.suppress(OSError), unused(folder / IN_USE):
+            shutil.rmtree(folder, ignore_errors=True)

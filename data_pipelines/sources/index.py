@@ -140,18 +140,6 @@ class Index:
             self._entries = mapped(self._file)
 
 
-def shared(array: np.ndarray) -> pathlib.Path | None:
-    """A file in the cache folder from which other processes can map an array, (N,) uint8, instead
-    of being sent it; None: the folder is not writable. Equal arrays have the same file.
-    """
-    digest = hashlib.sha256(array).digest()
-    file = cache_folder(INDICES) / f"shared-{digest.hex()[:32]}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        if hashlib.sha256(mapped(file)).digest() == digest:
-            return file
-    return file if _store(file, len(array), [array]) else None
-
-
 class Kept:
     """An array of numbers that is computed from a file once, stored, and memory-mapped. Is pickled
     without its content.
@@ -205,7 +193,7 @@ def _open(
         sizes = list(pool.map(lambda number: len(entries(number)[0]) - 1, range(len(paths))))
     stops, parts = np.cumsum(sizes), lambda: (entries(number)[0] for number in range(len(paths)))
     length = int(stops[-1]) + len(paths)
-    if not (_store(counts, len(sizes), [np.array(sizes)]) and _store(joined, length, parts())):
+    if not (store(counts, len(sizes), [np.array(sizes)]) and store(joined, length, parts())):
         return np.concatenate(list(parts())), stops, None
     _remove(joined.parent, f"{name}-*.npy", (joined, counts))
     return mapped(joined), stops, joined
@@ -232,7 +220,7 @@ def _kept(
     LOG.info("%s: reading it once to learn where its records are", shown(path))
     made = make()
     for file in (beside, cached):
-        if _store(file, len(made), [made]):
+        if store(file, len(made), [made]):
             _remove(file.parent, f"{glob.escape(file.name[: -len(stamp + '.npy')])}*.npy", (file,))
             return mapped(file), file
     LOG.warning("%s: its index cannot be stored; every start reads the file again", shown(path))
@@ -251,7 +239,7 @@ def _kept_in_store(
         return mapped(cached), cached
     LOG.info("%s: reading it once to learn where its records are", shown(path))
     made = make()
-    if not _store(cached, len(made), [made]):
+    if not store(cached, len(made), [made]):
         return made, None
     with contextlib.suppress(OSError, NotImplementedError):  # the store is read-only
         copy_file(cached, beside)
@@ -306,7 +294,7 @@ def mapped(file: pathlib.Path) -> np.ndarray:
     return found
 
 
-def _store(file: pathlib.Path, length: int, parts: Iterable[np.ndarray]) -> bool:
+def store(file: pathlib.Path, length: int, parts: Iterable[np.ndarray]) -> bool:
     """Writes (length,) numbers, given in parts of one type; returns whether that succeeded."""
     half = file.with_name(f"{file.name}-{uuid.uuid4().hex}.unfinished")  # others may write it too
     try:

@@ -24,6 +24,7 @@ from unicom_jax.cli import main
 from unicom_jax.config import ConfigError, from_json
 from unicom_jax.exchange import imports
 from unicom_jax.exchange.export import export
+from unicom_jax.exchange.hub import origins_of
 from unicom_jax.exchange.written import Options
 from unicom_jax.families.build import build_encoder, build_unified
 from unicom_jax.interop.folders import write_model
@@ -117,6 +118,14 @@ def test_a_dry_run_checks_and_shows_everything_and_writes_nothing(given, tmp_pat
     config = tiny_config()
     count = build_encoder(config).vision.param_count()
     assert f"{count:,}" in shown and "BF16" in shown and "nothing written" in shown
+
+
+def test_an_export_names_the_model_of_the_hub_that_was_imported(given, tmp_path):
+    cached = tmp_path / "hub/models--google--siglip2/snapshots/0"
+    shutil.copytree(given / "siglip", cached)
+    workdir = tmp_path / "run"
+    assert run("import", given, workdir, f"--encoder={cached}", parts(given)[1]) == 0
+    assert origins_of(workdir, read_config(workdir)) == ["google/siglip2"]
 
 
 def error_of(capsys, status: int) -> str:

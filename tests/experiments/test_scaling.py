@@ -47,8 +47,12 @@ def table(score, law=TRUE):
                 }
 
 
+def runs_of(rows, score):
+    return tuple(list(found.values()) for found in scaling.runs_of(rows, score))
+
+
 def test_the_last_evaluation_of_every_run_is_read():
-    grid, held_out = scaling.runs_of(list(table(isoflop.TEXT)), isoflop.TEXT)
+    grid, held_out = runs_of(list(table(isoflop.TEXT)), isoflop.TEXT)
     assert len(grid) == 2 * 20 and len(held_out) == 2
     assert {run.budget for run in grid} == set(isoflop.WIDTHS)
     assert all(run.weights * run.tokens * 6 == pytest.approx(run.budget) for run in grid)
@@ -57,15 +61,13 @@ def test_the_last_evaluation_of_every_run_is_read():
 def test_a_seed_with_other_latents_does_not_move_the_fits():
     rows = list(table(isoflop.FLOW))
     other = [{**row, "value": row["value"] * (1 + 0.2 * row["seed"])} for row in rows]
-    plain, shifted = (
-        [run.loss for run in scaling.runs_of(one, isoflop.FLOW)[0]] for one in (rows, other)
-    )
+    plain, shifted = ([run.loss for run in runs_of(one, isoflop.FLOW)[0]] for one in (rows, other))
     assert np.ptp(np.divide(shifted, plain)) < 1e-6
 
 
 def test_the_summary_has_exponents_and_the_prediction_of_the_held_out_run(monkeypatch):
     monkeypatch.setattr(scaling, "RESAMPLES", 4)
-    grid, held_out = scaling.runs_of(list(table(isoflop.FLOW)), isoflop.FLOW)
+    grid, held_out = runs_of(list(table(isoflop.FLOW)), isoflop.FLOW)
     text = "\n".join(scaling.summary("drawing", grid, held_out))
     assert text.startswith("### drawing\n\n| operations | best weights")
     # Sizes that are not evenly spread around the best one shift the vertex of a parabola.
@@ -80,7 +82,7 @@ def test_an_exponent_that_the_runs_do_not_determine_is_said_to_be_unknown(monkey
     """Size matters so much that no budget has its best one among those tried."""
     monkeypatch.setattr(scaling, "RESAMPLES", 2)
     law = Surface(floor=1.0, size=40.0, data=1.0, alpha=0.5, beta=0.5)
-    grid, held_out = scaling.runs_of(list(table(isoflop.TEXT, law)), isoflop.TEXT)
+    grid, held_out = runs_of(list(table(isoflop.TEXT, law)), isoflop.TEXT)
     text = "\n".join(scaling.summary("text", grid, held_out))
     without = ", ".join(f"{budget:.1e}" for budget in isoflop.WIDTHS)
     assert f"Without a minimum among the sizes that were tried: {without}" in text
@@ -89,20 +91,44 @@ def test_an_exponent_that_the_runs_do_not_determine_is_said_to_be_unknown(monkey
     )
 
 
+def both_losses(change=lambda rows: rows):
+    """The runs of a table whose best size grows faster for drawing, whose rows `change` edits."""
+    steep = Surface(floor=1.0, size=40.0, data=300.0, alpha=0.4, beta=0.5)
+    text = scaling.runs_of(list(table(isoflop.TEXT)), isoflop.TEXT)[0]
+    drawing = scaling.runs_of(change(list(table(isoflop.FLOW, steep))), isoflop.FLOW)[0]
+    return text, drawing
+
+
 def test_the_difference_of_exponents_is_drawing_minus_text(monkeypatch):
     monkeypatch.setattr(scaling, "RESAMPLES", 4)
-    steep = Surface(floor=1.0, size=40.0, data=300.0, alpha=0.4, beta=0.5)
-    text, drawing = (
-        scaling.runs_of(list(table(isoflop.TEXT, law)), isoflop.TEXT)[0] for law in (TRUE, steep)
-    )
-    expected = iso_flop(drawing).a - iso_flop(text).a
+    text, drawing = both_losses()
+    expected = iso_flop(list(drawing.values())).a - iso_flop(list(text.values())).a
     assert expected > 0.02
     found = re.search(r"a of drawing - a of text = (\S+) \[", scaling.difference(text, drawing))
     assert float(found[1]) == pytest.approx(expected, abs=0.006)
 
 
+def test_the_two_losses_of_a_run_are_paired_in_whatever_order_their_rows_are(monkeypatch):
+    monkeypatch.setattr(scaling, "RESAMPLES", 4)
+    expected = scaling.difference(*both_losses())
+    assert scaling.difference(*both_losses(lambda rows: rows[::-1])) == expected
+
+
+def test_runs_with_one_of_the_two_losses_are_left_out_and_named(monkeypatch):
+    monkeypatch.setattr(scaling, "RESAMPLES", 4)
+    gone = next(iter(scaling.GRID))
+    text, drawing = both_losses(
+        lambda rows: [row for row in rows if (row["variant"], row["seed"]) != (gone, 1)]
+    )
+    said = scaling.difference(text, drawing)
+    assert said.endswith(f"from parabolas; without {gone}, seed 1 (no loss of drawing)")
+    del text[gone, 1]
+    assert said.startswith(scaling.difference(text, drawing))
+    assert scaling.difference(drawing, {}).endswith("unknown (no run has both losses)")
+
+
 def test_losses_of_one_kind_are_not_taken_for_the_other():
-    assert scaling.runs_of(list(table(isoflop.TEXT)), isoflop.FLOW) == ([], [])
+    assert scaling.runs_of(list(table(isoflop.TEXT)), isoflop.FLOW) == ({}, {})
 
 
 SMALL, *_ = isoflop.WIDTHS

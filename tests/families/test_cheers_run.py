@@ -96,7 +96,7 @@ def test_the_generator_draws_edits_and_answers(run):
 
 
 def test_captioner_and_drawer_learn_in_turns(run, tmp_path):
-    """Rewards are those without a frozen encoder, which this family does not have."""
+    """By rewards that compare no features, as this run has no frozen encoder."""
     workdir, labels = shutil.copytree(run, tmp_path / "run"), ("g4u", "u4g")
     rewards = {f"{label}__rewards__{one}": 1.0 for label in labels for one in ("scenes", "latents")}
     none = {f"{label}__rewards__cosine": 0.0 for label in labels}

@@ -16,14 +16,16 @@ from tests.families.real_runs import assert_resumes_bit_for_bit, restored, setti
 from tests.parallel.programs import on_eight_devices
 from tests.runs.workdirs import begin_run
 from tests.tiny import UAE, tiny_config
+from unicom_jax.cli import main
 from unicom_jax.core.module import iter_specs
 from unicom_jax.exchange.export import export
 from unicom_jax.exchange.written import Options
-from unicom_jax.families.build import build_autoencoder, build_unified
+from unicom_jax.families.build import build_autoencoder, build_encoder, build_unified
 from unicom_jax.inference.generator import Generator
 from unicom_jax.interop.folders import module_in, read_model, write_model
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.models.qwen_vl import QwenVL
+from unicom_jax.runs.checkpoint import restore_params
 
 pytestmark = pytest.mark.slow
 PICTURES = [picture(0, 32, 32), picture(1, 32, 32)]
@@ -102,6 +104,38 @@ def test_captioner_and_drawer_learn_in_turn(given_and_run, tmp_path):
         moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), after[learns], before[learns])
         assert max(jax.tree.leaves(moved)) > 0
         before = after
+
+
+def test_an_imported_encoder_that_is_no_part_of_the_model_compares_drawings(
+    given_and_run, tmp_path
+):
+    base = given_and_run[1].parent
+    config = tiny_config(**UAE, stages=("u4g",), u4g__steps=1)
+    vision, kept = build_encoder(config).vision, build_autoencoder(config)
+    write_model(tmp_path / "siglip", LAYOUTS["siglip"], vision, lively(vision))
+    write_model(tmp_path / "vae", LAYOUTS["autoencoder"], kept, lively(kept, 3, 0.2))
+    (tmp_path / "tiny.py").write_text(
+        "from tests.tiny import UAE, tiny_config\n\ndef get_config():\n"
+        "    return tiny_config(**UAE, stages=('u4g',), u4g__steps=1)\n"
+    )
+    workdir = tmp_path / "run"
+    common = [f"--workdir={workdir}", f"--config={tmp_path / 'tiny.py'}"]
+    folders = {
+        "encoder": tmp_path / "siglip",
+        "language": base / "qwen",
+        "decoder": base / "sd3",
+        "autoencoder": tmp_path / "vae",
+    }
+    flags = [f"--{name}={folder}" for name, folder in folders.items()]
+    assert main(["import", *common, *flags]) == 0
+    assert main(["train", *common]) == 0
+    line = json.loads((workdir / "u4g/metrics.jsonl").read_text().splitlines()[0])
+    assert -1 <= line["loss/reward/cosine"] == line["loss/reward"] <= 1
+    held = read_model(tmp_path / "siglip", LAYOUTS["siglip"], vision)
+    encoder = restore_params(
+        workdir, "encoder", build_encoder(config).abstract(), parts=("vision",)
+    )
+    chex.assert_trees_all_equal(encoder["vision"], held, strict=True)
 
 
 def test_eight_devices_train_as_one():

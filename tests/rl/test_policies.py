@@ -15,14 +15,12 @@ from tests.data.samples import tokenizer
 from tests.rl.conftest import GROUP, MOST
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError
-from unicom_jax.families.build import family_of
-from unicom_jax.families.family import Subtree
 from unicom_jax.models.mmdit import POSITIONS
 from unicom_jax.planning.program import abstract_batch
 from unicom_jax.rl import captioner as captioners
 from unicom_jax.rl.flow_objectives import Nft
 from unicom_jax.rl.rows import caption_log_probs, picture_rows
-from unicom_jax.runs.stages import PARTS, START
+from unicom_jax.runs.stages import PARTS, STAGES, START
 from unicom_jax.training.stages.policy import captioner_stage, drawer_stage, joint_stage
 from unicom_jax.training.state import split
 
@@ -163,9 +161,7 @@ def test_distances_are_bounded_by_the_floor_of_the_flow_loss(pathway, prediction
 )
 def test_every_family_has_rollouts_and_losses(pathway, build, stage):
     """Traced, not run: shapes, trees of weights, and a gradient for what the stage trains."""
-    changes = {f"{stage}__rewards__latents": 1.0}
-    if pathway == "cheers":
-        changes[f"{stage}__rewards__cosine"] = 0.0
+    changes = {f"{stage}__rewards__{reward}": 1.0 for reward in ("latents", "cosine")}
     config = tiny_config(
         unified__pathway=pathway, data__vocab_size=tokenizer().vocab_size, **changes
     )
@@ -178,7 +174,7 @@ def test_every_family_has_rollouts_and_losses(pathway, build, stage):
 
 def traced(policy, config, stage):
     """Samples and terms of a stage, or of the policy that makes them, as shapes alone."""
-    needed = {**family_of(config).in_model, START: Subtree("unified")}
+    needed = STAGES[stage].reads(config)
     abstract = {part: PARTS[part].build(config).abstract() for part in PARTS}
     frozen = {name: of.of(abstract[of.part]) for name, of in needed.items()}
     batch = abstract_batch(config, stage)
@@ -210,12 +206,6 @@ def test_the_joint_stage_trains_reader_and_drawer_of_every_family(pathway, drawe
     if pathway == "uae":
         assert "vision" not in trained
         assert frozen["decoder"]["transformer"].keys() == {POSITIONS}
-
-
-def test_cheers_has_no_frozen_encoder_to_compare_pictures_with():
-    config = tiny_config(unified__pathway="cheers", data__vocab_size=tokenizer().vocab_size)
-    with pytest.raises(ConfigError, match="g4u.rewards.cosine: unified.pathway=cheers is used"):
-        captioner_stage("g4u", config, tokenizer())
 
 
 def test_guided_drawings_have_no_likelihood_for_grpo():

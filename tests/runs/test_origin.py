@@ -12,16 +12,20 @@ import pytest
 from rich.console import Console
 
 from data_pipelines.sequences.tokenizer import TokenizerError, train_tokenizer
+from tests.families.documents import lively
 from tests.models.diffusers_folder import write_folder
-from tests.runs.workdirs import write_run
-from tests.tiny import tiny_config
+from tests.runs.workdirs import begin_run, write_run
+from tests.tiny import UAE, tiny_config
 from unicom_jax.config import ConfigError
 from unicom_jax.exchange.export import export
 from unicom_jax.exchange.written import Options
-from unicom_jax.families.build import build_autoencoder
+from unicom_jax.families.build import build_autoencoder, build_encoder, build_unified
+from unicom_jax.interop.folders import write_model
+from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.runs import weights
 from unicom_jax.runs.imported import check_stages, import_frozen_parts
 from unicom_jax.runs.start import start_run
+from unicom_jax.runs.workdir import stage_steps
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +169,26 @@ def test_an_origin_that_cannot_be_is_refused_by_its_key(config, message, tmp_pat
     with pytest.raises(ConfigError, match=r"sft\.init_from=") as printed:
         start(config, tmp_path / "run")
     assert message in str(printed.value)
+
+
+def test_an_encoder_that_only_compares_pictures_may_come_from_a_folder(tmp_path):
+    """UAE draws without it, and the run that it starts from has none."""
+
+    def modules(config):
+        return {
+            "autoencoder": (build_autoencoder(config), 0.2),
+            "longcap": (build_unified(config), 0.2),
+        }
+
+    base = begin_run(tiny_config(**UAE, stages=("longcap",)), tmp_path / "base", modules)
+    own = {**UAE, "stages": ("u4g",), "u4g__init_from": f"{base}:longcap"}
+    words = "no weights of the part encoder; give encoder.init_from, or set u4g.rewards.cosine=0"
+    with pytest.raises(ConfigError, match=words):
+        start(tiny_config(**own), tmp_path / "none")
+    start(tiny_config(**own, u4g__rewards__cosine=0.0), tmp_path / "without")
+    assert stage_steps(tmp_path / "without", "encoder") == []
+    vision = build_encoder(tiny_config(**UAE)).vision
+    write_model(tmp_path / "siglip", LAYOUTS["siglip"], vision, lively(vision))
+    start(tiny_config(**own, encoder__init_from=str(tmp_path / "siglip")), tmp_path / "given")
+    for label in ("encoder", "autoencoder", "u4g"):
+        assert stage_steps(tmp_path / "given", label) == [0]

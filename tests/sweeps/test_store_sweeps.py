@@ -104,6 +104,20 @@ def test_a_process_whose_lock_was_taken_over_hears_of_it(bucket, monkeypatch):
     assert json.loads((folder / ".lock").read_bytes()) == ELSEWHERE
 
 
+def test_a_claim_that_was_written_though_its_answer_was_lost_is_held(bucket, monkeypatch):
+    """The client then asks again, and hears that the file exists."""
+    create = paths.StorePath.create
+
+    def twice(path, data):
+        create(path, data)
+        create(path, data)
+
+    monkeypatch.setattr(paths.StorePath, "create", twice)
+    with workdir_lock(as_path(f"{bucket}/twice")):
+        assert is_locked(as_path(f"{bucket}/twice"))
+    assert not is_locked(as_path(f"{bucket}/twice"))
+
+
 def test_outcomes_in_a_store_are_read_again_only_where_they_changed(bucket, monkeypatch):
     workdir, read = as_path(f"{bucket}/outcomes"), []
     monkeypatch.setattr(
@@ -210,6 +224,30 @@ def test_an_engine_brings_back_how_a_job_in_a_store_ends(bucket, engine, tmp_pat
     assert "damaged.json is not JSON" in read_outcome(workdir, "damaged")["reason"]
     if engine == "local":
         assert "is not JSON" in (workdir / "logs" / "damaged.log").read_text()
+
+
+class Crashed:
+    """A submitit executor whose jobs end without a result."""
+
+    def submit(self, function, workdir, id, name):
+        self.name = name
+        return self
+
+    def done(self):
+        return True
+
+    def exception(self):
+        return RuntimeError("has not produced any output")
+
+
+def test_a_slurm_job_that_lost_its_claim_runs_elsewhere_and_one_that_crashed_failed(bucket):
+    workdir, executor = as_path(f"{bucket}/lost-claim"), Crashed()
+    handle = engines._Submitted(executor, workdir, "root")
+    claim(workdir, "root", {**ELSEWHERE, "name": "another"})
+    assert handle.poll() == BUSY and not read_outcome(workdir, "root")
+    claim(workdir, "root", {**ELSEWHERE, "name": executor.name})  # its own, which it left behind
+    assert handle.poll() == FAILED
+    assert "has not produced any output" in read_outcome(workdir, "root")["reason"]
 
 
 @pytest.mark.slow

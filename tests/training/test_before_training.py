@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tiny import tiny_config
+from tests.tiny import UAE, tiny_config
 from tests.training.conftest import go
 from unicom_jax.runs.items import CheckpointError
 from unicom_jax.runs.stages import select
@@ -52,6 +52,17 @@ def order(workdir, *stages, there=(), only=None, **changes):
 def test_a_stage_whose_weights_nothing_gives_is_refused(tmp_path, stages, words):
     with pytest.raises(CheckpointError, match=words):
         order(tmp_path, *stages)
+
+
+def test_a_reward_that_compares_features_needs_an_encoder_where_the_model_has_none(tmp_path):
+    there = ("autoencoder", "longcap")
+    uae = {**UAE, "there": there, "only": ["u4g"]}
+    order(tmp_path / "pixels", *there, "u4g", **uae, u4g__rewards__cosine=0.0)
+    words = "stage u4g builds on encoder, .* before u4g .*, set u4g.rewards.cosine=0, or import its"
+    with pytest.raises(CheckpointError, match=words):
+        order(tmp_path / "none", *there, "u4g", **uae)
+    uae["there"] = (*there, "encoder")
+    order(tmp_path / "encoder", *there, "u4g", **uae)
 
 
 def test_a_stage_may_build_on_what_is_there_or_what_is_trained_before_it(tmp_path):

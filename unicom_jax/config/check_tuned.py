@@ -8,6 +8,7 @@ from typing import Any
 
 from unicom_jax.config.key import ConfigError
 from unicom_jax.config.schema import KEYS, value_at
+from unicom_jax.core.sizes import named_size
 
 SIZES = ("width", "depth", "heads", "kv_heads", "mlp_dim", "hidden_dim")
 NAMES = tuple(
@@ -70,7 +71,7 @@ def check_tuned(config: Mapping[str, Any]) -> None:
 
 def _read(key: str, entry: str, unified: Mapping[str, Any]) -> tuple[str, int]:
     """The name and the size that an entry gives."""
-    name, _, size = entry.partition("=")
+    name, size = named_size(entry)
     if name not in NAMES:
         near = get_close_matches(name, NAMES, n=1)
         raise ConfigError(
@@ -78,7 +79,7 @@ def _read(key: str, entry: str, unified: Mapping[str, Any]) -> tuple[str, int]:
             if near
             else f"{key} is not a size of the unified model, such as transformer.width=64"
         )
-    if not size.isdecimal() or int(size) < 1:
+    if not size:
         raise ConfigError(f"{key}: give the size as a number above 0, {name}=64")
     part = name.split(".")[0]
     if PATHWAY_OF.get(part, unified["pathway"]) != unified["pathway"]:
@@ -89,7 +90,7 @@ def _read(key: str, entry: str, unified: Mapping[str, Any]) -> tuple[str, int]:
     kind = unified["head"]["kind"]
     if kind == "linear" and part == "head" or name == "head.depth" and kind != "adaln":
         raise ConfigError(f"{key} does nothing with unified.head.kind={kind}; leave it out")
-    return name, int(size)
+    return name, size
 
 
 def check_tuned_stage(stage: str, config: Mapping[str, Any]) -> None:

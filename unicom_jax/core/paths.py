@@ -28,6 +28,9 @@ from etils.epath import backend, gpath
 ADDRESS = re.compile(r"(gs|s3|hf)://")
 READ_ONLY = "hf"
 PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3"), "hf": ("huggingface_hub", "")}
+# By itself s3fs gives up after some 4 seconds, and a store may be out of reach for longer. With 8
+# attempts it waits for half a minute to a minute, as gcsfs does by itself.
+RETRIES = {"mode": "standard", "total_max_attempts": 8}
 LFS = "version https://git-lfs"  # the first words of a file that Git LFS has not fetched
 COPIED_AT_ONCE = 8 * 2**20  # bytes
 COPIES_AT_ONCE = 8  # files
@@ -65,9 +68,14 @@ def _filesystem(scheme: str, process: int) -> Any:
     import fsspec
 
     package, extra = PACKAGES[scheme]
+    options = {}
+    if scheme == "s3" and not {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} & os.environ.keys():
+        options["config_kwargs"] = {"retries": RETRIES}
     try:
         # Others write there too, even TensorStore in this process, so listings are not cached.
-        return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
+        return fsspec.filesystem(
+            scheme, use_listings_cache=False, skip_instance_cache=True, **options
+        )
     except ImportError as error:
         which = f"'unicom_jax[{extra}]'" if extra else package
         raise OSError(

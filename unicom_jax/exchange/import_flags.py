@@ -32,7 +32,12 @@ def add_import_flags(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="FILE", help="as for unicom train; default: the workdir's own"
     )
     parts = parser.add_argument_group("parts: folders as on the Hub, with config.json")
-    parts.add_argument("--encoder", metavar="DIR", help="SigLIP or SigLIP 2 (transformers)")
+    parts.add_argument(
+        "--encoder",
+        metavar="DIR",
+        help="SigLIP or SigLIP 2 (transformers); with a UAE it only compares pictures, in the "
+        "reward cosine and in evaluation",
+    )
     parts.add_argument(
         "--language",
         metavar="DIR",

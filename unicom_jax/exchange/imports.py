@@ -25,6 +25,7 @@ from unicom_jax.config import ConfigError, complete, from_json, to_json
 from unicom_jax.config.check import check_idle_options
 from unicom_jax.core.module import Module
 from unicom_jax.core.paths import as_path, remove_tree
+from unicom_jax.exchange.hub import keep_origins
 from unicom_jax.exchange.written import GIVEN_TEMPLATE
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import check_model, module_in, write_model
@@ -149,6 +150,7 @@ def import_parts(
         start_run(config, workdir)
         for stage, sources in plan.items():
             import_stage(given, stage, sources, workdir, console)
+        keep_origins(workdir, {source.key: str(source.folder) for _, source in parts})
 
 
 def _named(folders: Mapping[str, str], pathway: str) -> dict[str, str]:
@@ -250,13 +252,14 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
         trees = in_model(config)
         config.stages = (_stage_of(UNIFIED.part, "unified", run),)
         for tree, of in trees.items():
-            folder = new / _stage_of(of.part, tree, run) / "checkpoints"
-            save_import(folder, of.placed(params[tree]))
+            checkpoints = new / _stage_of(of.part, tree, run) / "checkpoints"
+            save_import(checkpoints, of.placed(params[tree]))
         if module.autoencoder is not None:
             layout, weights = LAYOUTS["autoencoder"], params["autoencoder"]
             write_model(new / AUTOENCODER, layout, module.autoencoder, weights)
         tokenizer.save(new / "tokenizer")
         (new / "config.json").write_text(to_json(config), encoding="utf-8")
+        keep_origins(new, {"unified.init_from": str(folder)})
 
 
 def _stage_of(part: str, tree: str, run: Mapping[str, Any]) -> str:

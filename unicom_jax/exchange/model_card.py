@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from data_pipelines.sources.configured import source_kinds
+from unicom_jax.exchange.hub import origins_of
 from unicom_jax.interop.layouts.exported import Model, twin_of
 from unicom_jax.runs.items import CheckpointError
 from unicom_jax.runs.stages import in_order, parse, settings_of
@@ -115,7 +116,9 @@ def model_card(
     return CARD.format(
         about=textwrap.fill(about, 100),
         about_weights="\n".join(map(_item, about_weights)),
-        metadata=_metadata(name, config, {} if isinstance(scores, str) else scores),
+        metadata=_metadata(
+            name, config, origins_of(workdir, config), {} if isinstance(scores, str) else scores
+        ),
         name=name,
         sizes=_sizes(module),
         pictures=_pictures(config["data"]),
@@ -135,16 +138,17 @@ def _item(text: str) -> str:
     return textwrap.fill(f"- {text}", 100, subsequent_indent="  ")
 
 
-def _metadata(name: str, config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
+def _metadata(
+    name: str, config: Mapping[str, Any], origins: Sequence[str], scores: Mapping[str, Any]
+) -> str:
     """The card's YAML header, which the Hub reads.
 
-    The licence is "other", since whoever publishes the weights has to state their licence. Base
-    models are recognised by the folders that the configuration names.
+    The licence is "other", since whoever publishes the weights has to state their licence.
+
+    Args:
+      origins: models of the Hub from which training started.
     """
     source = "+".join(source_kinds(config))
-    given = (config[part]["init_from"] for part in ("encoder", "unified"))
-    unified, codec = config["unified"], config["codec"]
-    decoders = (part["decoder"]["init_from"] for part in (codec, unified["uae"]))
     results = [
         EvalResult(
             task_type="any-to-any",
@@ -163,7 +167,7 @@ def _metadata(name: str, config: Mapping[str, Any], scores: Mapping[str, Any]) -
         license_name="to-be-stated",
         license_link="README.md#licence",
         tags=["unicom", "image-to-text", "text-to-image", "image-editing"],
-        base_model=[Path(one).name for one in (*given, *decoders) if one] or None,
+        base_model=list(origins) or None,
         model_name=name if results else None,
         eval_results=results or None,
     ).to_yaml()

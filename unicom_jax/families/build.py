@@ -1,5 +1,7 @@
-"""Modules from a configuration: the only place that maps config keys to constructor arguments, and
-the table of families."""
+"""Modules from a configuration, and the table of families.
+
+What a family's image side is made of is in the family's own file (`make_cheers`, `make_unicom`).
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,12 @@ from typing import Any
 
 from unicom_jax.families.cheers import make_cheers
 from unicom_jax.families.family import Family, Subtree
-from unicom_jax.families.images import FlowTime, ImageModel, Prediction
-from unicom_jax.families.latents import ImageEmbedding
+from unicom_jax.families.images import ImageModel
 from unicom_jax.families.painters import build_decoder
 from unicom_jax.families.tuned import tuned_config
 from unicom_jax.families.uae import make_uae
-from unicom_jax.families.unicom import UnicomImages
-from unicom_jax.families.unicom_query import QueryImages
+from unicom_jax.families.unicom import make_unicom
+from unicom_jax.families.unicom_query import make_query
 from unicom_jax.families.unified import UnifiedModel
 from unicom_jax.models.autoencoder import (
     KINDS,
@@ -26,12 +27,9 @@ from unicom_jax.models.autoencoder import (
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.compressor import make_compressor, make_decompressor
 from unicom_jax.models.contrastive import Contrastive
-from unicom_jax.models.encoder_stack import EncoderStack
-from unicom_jax.models.flow_head import make_flow_head
 from unicom_jax.models.latent_codec import AutoencoderCodec, LatentCodec
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
 from unicom_jax.models.patch_discriminator import AdversarialAutoencoder, PatchDiscriminator
-from unicom_jax.models.pixel_decoder import PixelDecoder
 from unicom_jax.models.text_encoder import TextEncoder
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
@@ -223,66 +221,27 @@ def _check_codec(config: Config, codec: LatentCodec) -> None:
         )
 
 
-def _frozen_parts(config: Config, width: int) -> dict[str, Any]:
-    """The arguments that `LatentImages` takes."""
-    unified, codec = config["unified"], build_codec(config)
-    if unified["fold"] != 1:
-        raise ValueError(
-            f"unified.fold={unified['fold']}: a slot of unified.pathway={unified['pathway']} holds "
-            "one latent; set it to 1"
-        )
-    return {
-        "embedding": ImageEmbedding(
-            feature_dim=config["encoder"]["vision"]["width"],
-            latent_dim=codec.latent_dim,
-            width=width,
-            understanding=unified["understanding"],
-        ),
-        "vision": build_encoder(config).vision,
-        "codec": codec,
-        "flow_time": FlowTime(unified["time"], unified["time_shift"]),
-        "compute_dtype": config["compute_dtype"],
-    }
-
-
 def build_unicom(config: Config, transformer: Transformer) -> ImageModel:
-    """Pathway I."""
-    unified, shared = config["unified"], _frozen_parts(config, transformer.width)
-    head = unified["head"]
-    return UnicomImages(
-        head=make_flow_head(
-            head["kind"],
-            transformer.width,
-            shared["embedding"].latent_dim,
-            hidden_dim=head["hidden_dim"] or None,
-            depth=head["depth"],
-            remat=head["remat"],
-        ),
-        prediction=Prediction(unified["prediction"], unified["time_floor"]),
-        **shared,
+    """Pathway I, over features of the encoder and latents of the codec."""
+    return make_unicom(
+        config["unified"],
+        width=transformer.width,
+        vision=build_encoder(config).vision,
+        codec=build_codec(config),
+        compute_dtype=config["compute_dtype"],
     )
 
 
 def build_query(config: Config, transformer: Transformer) -> ImageModel:
-    """Pathway II."""
-    unified, width = config["unified"], transformer.width
-    connector = dict(unified["connector"])
-    depth, backend = connector.pop("depth"), connector.pop("attention_backend")
-    shared = _frozen_parts(config, width)
-    decoder = PixelDecoder(
-        channels=shared["embedding"].latent_dim,
-        feature_dim=width,
-        prediction=unified["prediction"],
-        time_floor=unified["time_floor"],
-        **unified["flow_decoder"],
-    )
-    return QueryImages(
+    """Pathway II, over the same."""
+    return make_query(
+        config["unified"],
+        width=transformer.width,
+        heads=transformer.heads,
         queries=_most_tokens(config),
-        connector=EncoderStack(
-            width, depth, transformer.heads, 4 * width, backend=backend, **connector
-        ),
-        flow_decoder=decoder,
-        **shared,
+        vision=build_encoder(config).vision,
+        codec=build_codec(config),
+        compute_dtype=config["compute_dtype"],
     )
 
 

@@ -6,6 +6,8 @@ pixels ─ encoder ─ features Z ─ compressor ─ latents z̃        frozen, 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import flax.struct
 import jax
@@ -20,6 +22,7 @@ from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.families.images import FlowTime, ImageModel, Noised, noise_draws
 from unicom_jax.families.slots import picture_rows
+from unicom_jax.models.codec import Codec
 from unicom_jax.models.latent_codec import LatentCodec
 from unicom_jax.models.vision_encoder import VisionEncoder
 
@@ -173,3 +176,36 @@ class LatentImages(ImageModel):
         grids, latent_grids = prepared.grids, prepared.latent_grids
         understood = embedding.understood(weights, features, latents, grids, latent_grids)
         return understood, embedding.latent(weights, latents, jnp.ones((1, 1)), latent_grids)
+
+
+def latent_parts(
+    unified: Mapping[str, Any],
+    *,
+    width: int,
+    vision: VisionEncoder,
+    codec: Codec,
+    compute_dtype: str,
+) -> dict[str, Any]:
+    """The arguments of `LatentImages` for a transformer of `width`.
+
+    Raises:
+      ValueError: a slot is to hold several latents.
+    """
+    if unified["fold"] != 1:
+        raise ValueError(
+            f"unified.fold={unified['fold']}: a slot of unified.pathway={unified['pathway']} holds "
+            "one latent; set it to 1"
+        )
+    embedding = ImageEmbedding(
+        feature_dim=vision.width,
+        latent_dim=codec.latent_dim,
+        width=width,
+        understanding=unified["understanding"],
+    )
+    return {
+        "embedding": embedding,
+        "vision": vision,
+        "codec": codec,
+        "flow_time": FlowTime(unified["time"], unified["time_shift"]),
+        "compute_dtype": compute_dtype,
+    }

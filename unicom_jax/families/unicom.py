@@ -7,6 +7,8 @@ states at the latents' own slots (papers: UniCom §3, Transfusion arXiv 2408.110
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from jaxtyping import Array, Float, Float32
 
@@ -14,7 +16,8 @@ from unicom_jax.core.flow import flow_terms
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.families.images import Noised, Prediction
-from unicom_jax.families.latents import LatentImages
+from unicom_jax.families.latents import LatentImages, latent_parts
+from unicom_jax.models.flow_head import make_flow_head
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,3 +52,24 @@ class UnicomImages(LatentImages):
         given = self.head(params["head"], condition, noised.time)
         both = self.prediction.and_target(given, noised)
         return flow_terms(*both, noised.real, noised.time[..., None], noised.of)
+
+
+def make_unicom(unified: Mapping[str, Any], *, width: int, **parts: Any) -> UnicomImages:
+    """The image side that `config.unified` describes, for a transformer of `width`.
+
+    Args:
+      parts: the other arguments of `latent_parts`.
+    """
+    shared, head = latent_parts(unified, width=width, **parts), unified["head"]
+    return UnicomImages(
+        head=make_flow_head(
+            head["kind"],
+            width,
+            shared["embedding"].latent_dim,
+            hidden_dim=head["hidden_dim"] or None,
+            depth=head["depth"],
+            remat=head["remat"],
+        ),
+        prediction=Prediction(unified["prediction"], unified["time_floor"]),
+        **shared,
+    )

@@ -11,6 +11,8 @@ A stage without a flow loss (`align`) trains the reader; later stages leave it u
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from jaxtyping import Array, Float, Float32, Int
 
@@ -21,7 +23,7 @@ from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, ParamSpec, Specs, normal
 from unicom_jax.core.scopes import in_module
 from unicom_jax.families.images import Noised, Prediction
-from unicom_jax.families.latents import LatentImages
+from unicom_jax.families.latents import LatentImages, latent_parts
 from unicom_jax.families.slots import picture_rows
 from unicom_jax.models.encoder_stack import EncoderStack
 from unicom_jax.models.pixel_decoder import PixelDecoder
@@ -89,3 +91,30 @@ class QueryImages(LatentImages):
         """The decoder's `flow` loss and its parts by time; a frozen reader only reports `text`."""
         parts = (noised.clean, noised.noise, noised.time, condition, noised.grids)
         return self.flow_decoder.loss(params["flow_decoder"], *map(picture_rows, parts))[0]
+
+
+def make_query(
+    unified: Mapping[str, Any], *, width: int, heads: int, queries: int, **parts: Any
+) -> QueryImages:
+    """The image side that `config.unified` describes, for a transformer of `width`.
+
+    Args:
+      heads: of the connector's attention.
+      queries: latent tokens of the largest picture.
+      parts: the other arguments of `latent_parts`.
+    """
+    shared, connector = latent_parts(unified, width=width, **parts), dict(unified["connector"])
+    depth, backend = connector.pop("depth"), connector.pop("attention_backend")
+    decoder = PixelDecoder(
+        channels=shared["embedding"].latent_dim,
+        feature_dim=width,
+        prediction=unified["prediction"],
+        time_floor=unified["time_floor"],
+        **unified["flow_decoder"],
+    )
+    return QueryImages(
+        queries=queries,
+        connector=EncoderStack(width, depth, heads, 4 * width, backend=backend, **connector),
+        flow_decoder=decoder,
+        **shared,
+    )

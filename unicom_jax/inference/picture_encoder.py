@@ -14,7 +14,7 @@ from unicom_jax.core.picture import Picture
 from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import in_batches, to_patches
 from unicom_jax.inference.requests import as_pictures
-from unicom_jax.runs.weights import EYE
+from unicom_jax.runs.stages import EYE
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -30,10 +30,9 @@ from unicom_jax.rl.samples import Originals, Samples
 from unicom_jax.rl.scores import Scoring
 from unicom_jax.rl.template import Template, make_template
 from unicom_jax.rl.text_objectives import TextObjective
-from unicom_jax.runs.stages import START
+from unicom_jax.runs.stages import EYE, START
 
 Config = Mapping[str, Any]
-ENCODER = "vision"  # the tree of the frozen encoder
 # Rewards that look at no drawing.
 OF_WORDS = ("long_caption", "caption", "answers", "ended", "length")
 WITHOUT_DRAWING = (*OF_WORDS, "random")
@@ -165,13 +164,7 @@ def models_of(config: Config, template: Template) -> Models:
 def _cosine(
     name: str, config: Config, models: Models, template: Template, tokenizer: Tokenizer
 ) -> Reward:
-    if ENCODER not in models.family.in_model:
-        raise ConfigError(
-            f"{name}.rewards.cosine: unified.pathway={config['unified']['pathway']} is used "
-            "without a frozen encoder; set it to 0 and give another reward a weight, such as "
-            f"{name}.rewards.latents"
-        )
-    return rewards.FeatureCosine(models.vision, ENCODER)
+    return rewards.FeatureCosine(models.vision, EYE)
 
 
 def _latents(
@@ -180,7 +173,7 @@ def _latents(
     def encode(frozen: Any, pixels: Any, grids: Any) -> Any:
         seen = pixels
         if models.codec.reads == "features":
-            seen = models.vision(frozen[ENCODER], pixels.astype(config["compute_dtype"]), grids)
+            seen = models.vision(frozen[EYE], pixels.astype(config["compute_dtype"]), grids)
         return models.codec.encode(frozen["codec"], seen, grids)
 
     return rewards.LatentDistance(encode, models.codec.pool)

@@ -36,7 +36,9 @@ class LockedError(Exception):
 
 
 @contextlib.contextmanager
-def workdir_lock(workdir: Path, lost: Callable[[], None] = lambda: None) -> Iterator[None]:
+def workdir_lock(
+    workdir: Path, lost: Callable[[], None] = lambda: None, name: str = ""
+) -> Iterator[None]:
     """Holds the lock of `workdir`, which is created if it does not exist.
 
     A read-only folder has no lock, as nobody can write there. A folder that was created here and is
@@ -45,13 +47,14 @@ def workdir_lock(workdir: Path, lost: Callable[[], None] = lambda: None) -> Iter
     Args:
       lost: called, on a thread, if the workdir is in a store and another process has taken the lock
         over, because this one gave no sign of life.
+      name: as of `is_taken_over`.
 
     Raises:
       LockedError: another process holds the lock.
     """
     if is_remote(workdir):
         path, refuse = workdir / NAME, lambda holder: LockedError(_message(workdir, holder))
-        with store_lock(path, refuse, lost):
+        with store_lock(path, refuse, lost, name):
             yield
         return
     made = not workdir.exists()
@@ -84,6 +87,12 @@ def is_locked(workdir: Path) -> bool:
             return False
     except LockedError:
         return True
+
+
+def is_taken_over(workdir: Path, name: str) -> bool:
+    """Whether `workdir` is in a store and its lock, which a holder of that `name` had, is now held
+    by another process."""
+    return is_remote(workdir) and is_held(workdir / NAME, but_for=name)
 
 
 def _take(path: Path) -> int | None:

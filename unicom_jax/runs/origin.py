@@ -27,6 +27,7 @@ from unicom_jax.core.module import Module
 from unicom_jax.core.paths import as_path, copy_tree, is_remote
 from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.runs.checkpoint import PARAMS, copy_step, read_config
+from unicom_jax.runs.released import given_folders
 from unicom_jax.runs.sizes import COMPUTE
 from unicom_jax.runs.stages import (
     PARTS,
@@ -113,10 +114,13 @@ def given_parts(config: Config) -> set[str]:
 
 
 def _needed(config: Config, origin: Origin) -> list[str]:
-    """The parts, besides its own, that a stage needs to run if it starts from an origin."""
+    """The parts, besides its own, that a stage needs of the other run if it starts from an origin.
+    What it reads for rewards alone may come from a folder of released weights instead."""
     spec = origin.stage.spec
     parts = dict.fromkeys(subtree.part for subtree in spec.reads(config).values())
-    return [part for part in parts if part != spec.part]
+    compared = (subtree.part for subtree in spec.for_rewards(config).values())
+    given = [part for part in compared if given_folders(config, part)]
+    return [part for part in parts if part not in (spec.part, *given)]
 
 
 def _of_use(config: Config, origin: Origin) -> list[str]:
@@ -216,7 +220,10 @@ def _plan(
             continue
         source = furthest(theirs, origin.workdir, part, origin.source)
         if source is None and part in needed:
-            raise ConfigError(f"{origin}: {origin.workdir} has no weights of the part {part}")
+            hint = ""
+            if part in {one.part for one in origin.stage.spec.for_rewards(config).values()}:
+                hint = f"; give {part}.init_from, or set {origin.stage.name}.rewards.cosine=0"
+            raise ConfigError(f"{origin}: {origin.workdir} has no weights of the part {part}{hint}")
         if source is None:
             continue
         _check_same(origin, part, config, theirs)

@@ -92,10 +92,17 @@ class StageSpec:
     def reads(self, config: Config) -> Mapping[str, Subtree]:
         """`frozen` for a configuration."""
         if self.samples:
-            return {**family_of(config).in_model, START: UNIFIED}
+            return {**self.for_rewards(config), **family_of(config).in_model, START: UNIFIED}
         if self.of_family:
             return family_of(config).frozen
         return self.frozen if self.wants_frozen(config) else {}
+
+    def for_rewards(self, config: Config) -> Mapping[str, Subtree]:
+        """What it reads for rewards alone: the encoder, if it compares pictures by their features
+        and the model itself does without."""
+        if not self.samples or not config[self.name]["rewards"]["cosine"]:
+            return {}
+        return {} if EYE in family_of(config).in_model else {EYE: VISION}
 
     def begins_with(self, config: Config) -> Mapping[str, Subtree]:
         """`starts_from` for a configuration."""
@@ -104,6 +111,7 @@ class StageSpec:
 
 UNIFIED = Subtree("unified")  # the model itself
 START = "start"  # among frozen trees: the model's weights before a stage
+EYE = "vision"  # the tree of the encoder's image tower
 
 # ---- the tables -------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ def store_lock(
     path: Any,
     refuse: Callable[[Mapping[str, Any]], Exception],
     lost: Callable[[], None] = lambda: None,
+    name: str = "",
 ) -> Iterator[None]:
     """Holds the lock whose file in a store is `path`.
 
@@ -39,11 +40,12 @@ def store_lock(
       path: a `core.paths.StorePath`.
       refuse: content of the file -> the error that names the holder.
       lost: called, on a thread, when another process has taken the lock over.
+      name: by which `is_held` knows this holder.
 
     Raises:
       Exception: the error of `refuse`, if another process holds the lock.
     """
-    mine = _about()
+    mine = {**_about(), "name": name}
     _take(path, mine, refuse)
     stop = threading.Event()
     heartbeat = threading.Thread(target=_touch, args=(path, mine, stop, lost), daemon=True)
@@ -58,10 +60,16 @@ def store_lock(
                 path.unlink(missing_ok=True)
 
 
-def is_held(path: Any) -> bool:
-    """Whether a process that gives signs of life holds the lock."""
+def is_held(path: Any, but_for: str | None = None) -> bool:
+    """Whether a process that gives signs of life holds the lock.
+
+    Args:
+      but_for: the name of a holder that does not count.
+    """
     holder = _read(path)
-    return bool(holder) and not _gone(holder, _about()) and _age(path) < STALE
+    if not holder or holder.get("name", "") == but_for:
+        return False
+    return not _gone(holder, _about()) and _age(path) < STALE
 
 
 def _about() -> dict[str, Any]:
@@ -85,6 +93,8 @@ def _take(path: Any, mine: Mapping[str, Any], refuse: Callable[..., Exception]) 
             return
         if (found := _read(path)) is None:  # released just now
             continue
+        if found == mine:  # written by an attempt whose answer was lost
+            return
         holder = found
         if not _gone(holder, mine) and _age(path) < STALE:
             break

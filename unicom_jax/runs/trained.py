@@ -96,6 +96,8 @@ def check_order(config: Config, workdir: Path, stages: Sequence[Occurrence]) -> 
                     cure = f"train {listed[0]} first"
                 else:
                     cure = f"list {able[0]} before {stage.label} in config.stages"
+                if subtree in stage.spec.for_rewards(config).values():
+                    cure += f", set {stage.name}.rewards.cosine=0"
                 raise CheckpointError(
                     f"stage {stage.label} builds on {' or '.join(able)}, and {workdir} has no "
                     f"checkpoint of it: {cure}, or import its weights"

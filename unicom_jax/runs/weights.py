@@ -37,7 +37,7 @@ from unicom_jax.runs.checkpoint import (
     restore_params,
 )
 from unicom_jax.runs.items import CheckpointError
-from unicom_jax.runs.stages import PARTS, UNIFIED, in_model
+from unicom_jax.runs.stages import EYE, PARTS, UNIFIED, in_model
 from unicom_jax.runs.trained import furthest, source_label
 from unicom_jax.runs.workdir import stage_steps
 
@@ -57,8 +57,6 @@ class Choice:
 
 
 IN_USE = Choice()
-
-EYE = "vision"  # the tree of the encoder's image tower
 
 
 def cast_in_use(config: Mapping[str, Any]) -> re.Pattern:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -18,11 +19,14 @@ from typing import Any, Protocol
 
 from unicom_jax.config import ConfigError
 from unicom_jax.core.paths import as_path, is_remote
+from unicom_jax.runs.lock import is_taken_over
 from unicom_jax.sweeps.outcomes import (
+    BUSY,
     DONE,
     FAILED,
     STATUSES,
     STOPPED,
+    claim_of,
     read_outcome,
     write_outcome,
 )
@@ -174,8 +178,8 @@ def ray_tasks() -> Iterator[Submit]:
 
 class _Submitted:
     def __init__(self, executor: Any, workdir: Path, id: str) -> None:
-        self._of, self._stopped = (workdir, id), False
-        self._job = executor.submit(_work, str(workdir.resolve()), id)
+        self._of, self._stopped, self._name = (workdir, id), False, secrets.token_hex(8)
+        self._job = executor.submit(_work, str(workdir.resolve()), id, self._name)
 
     def poll(self) -> str | None:
         if not self._job.done():
@@ -183,6 +187,8 @@ class _Submitted:
         if error := self._job.exception():
             if self._stopped:
                 return STOPPED
+            if is_taken_over(claim_of(*self._of), self._name):
+                return BUSY
             return lost(*self._of, f"SLURM: {str(error).strip().splitlines()[-1]}")
         return self._job.result()
 
@@ -191,10 +197,10 @@ class _Submitted:
         self._job.cancel()
 
 
-def _work(workdir: str, id: str) -> str:
+def _work(workdir: str, id: str, name: str) -> str:
     from unicom_jax.sweeps.work import work  # heavy, and needed where the job runs alone
 
-    return work(as_path(workdir), id)
+    return work(as_path(workdir), id, name=name)
 
 
 @contextlib.contextmanager

@@ -136,6 +136,7 @@ class Runner:
                 continue
             del self.running[id]
             if status == BUSY:
+                self.console.print(f"{id}: another process is at it; waiting for its end")
                 self.waits[id] = time.monotonic() + self.again
             elif status == DONE:
                 self.done.add(id)

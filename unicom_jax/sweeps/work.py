@@ -56,15 +56,17 @@ def work(
     *,
     asked_to_stop: Callable[[], bool] = lambda: False,
     spent: float | None = None,
+    name: str = "",
 ) -> str:
     """Does a job, unless it is done or another process is at it, and returns its status.
 
     Args:
       spent: CPU seconds of this process that are not the job's; None: all until now.
+      name: of this attempt, as of `is_taken_over`.
     """
     spent = _cpu_seconds() if spent is None else spent
     try:
-        with workdir_lock(claim_of(workdir, id), lost=_leave):
+        with workdir_lock(claim_of(workdir, id), lost=_leave, name=name):
             if read_outcome(workdir, id).get("status") == DONE:
                 return DONE
             return _attempt(workdir, id, asked_to_stop, spent)

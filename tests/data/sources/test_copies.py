@@ -15,7 +15,7 @@ import pytest
 
 from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.faults import SourceError
-from data_pipelines.sources import copies
+from data_pipelines.sources import copies, in_use
 from data_pipelines.sources.copies import local_files, local_folder
 from data_pipelines.sources.parquet import ParquetSource
 from data_pipelines.sources.records import ArrayRecordSource, write_records
@@ -34,7 +34,7 @@ from unicom_jax.core.paths import as_path, cache_folder
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(copies, "_HELD", {})
+    monkeypatch.setattr(in_use, "HELD", {})
     monkeypatch.setattr("data_pipelines.faults.PAUSES", ())
 
 
@@ -42,6 +42,12 @@ def cache(tmp_path, monkeypatch):
 def address(bucket, tmp_path, request):
     write_records(tmp_path / "data" / "x", [example(n) for n in range(4)], shards=2)
     return put(tmp_path / "data", f"{bucket}/{request.node.name.partition('[')[0]}")
+
+
+def end():
+    """Gives up what this process holds, as its end does."""
+    while in_use.HELD:
+        os.close(in_use.HELD.popitem()[1])
 
 
 def test_files_are_copied_once_with_the_traits_beside_them(address, monkeypatch, caplog):
@@ -61,8 +67,7 @@ def test_a_file_that_changes_makes_another_copy_and_the_unused_one_goes(address,
     new = ArrayRecordSource(address)
     assert len(new) == 6 and set(new.paths).isdisjoint(old)
     assert len(ArrayRecordSource(old)) == 4  # this process reads them
-    for folder in list(copies._HELD):
-        copies.os.close(copies._HELD.pop(folder))  # as at its end
+    end()
     assert len(ArrayRecordSource(address)) == 6
     with pytest.raises(SourceError, match="no .array_record file there"):
         ArrayRecordSource(old)
@@ -80,7 +85,7 @@ def test_a_copy_that_was_interrupted_is_continued(address, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(copies, "_fetch_file", killed)
         ArrayRecordSource(address)
-    (folder,) = copies._HELD
+    (folder,) = (file.parent for file in in_use.HELD)
     (folder / ".x.1.part").write_bytes(b"half")  # left by a kill
     monkeypatch.setattr(
         copies, "_fetch_file", lambda *given: fetched.append(given[0]) or fetch(*given)
@@ -136,8 +141,7 @@ def test_only_new_files_are_copied_and_other_choices_of_files_stay(address, monk
         (files / "x-00000-of-00002.array_record").read_bytes()
     )
     assert len(ArrayRecordSource(address)) == 6 and len(fetched) == 5
-    for folder in list(copies._HELD):
-        copies.os.close(copies._HELD.pop(folder))
+    end()
     ArrayRecordSource(f"{address}/more*")
     assert len(ArrayRecordSource(whole.paths)) == 4 and len(ArrayRecordSource(one.paths)) == 2
 
@@ -209,7 +213,7 @@ def test_why_a_file_was_not_copied_is_said_with_both_places(address, monkeypatch
 
 def test_a_process_says_that_it_waits_for_another_ones_copy(address, caplog):
     ArrayRecordSource(address)
-    (top,) = {folder.parent for folder in copies._HELD}
+    (top,) = {file.parent.parent for file in in_use.HELD}
     handle = os.open(top / copies.LOCK, os.O_RDWR)
     fcntl.flock(handle, fcntl.LOCK_EX)
     with ThreadPoolExecutor(1) as pool:

@@ -11,7 +11,6 @@ from PIL import Image
 
 from data_pipelines.build import evaluates_on_training_data, open_examples, source_options
 from data_pipelines.faults import SourceError
-from data_pipelines.sources import index as indices
 from data_pipelines.sources.chosen import Ascending
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.records import write_records
@@ -207,5 +206,5 @@ def test_workers_map_a_large_choice_instead_of_being_sent_it(tmp_path, monkeypat
         choice[rank] for rank in (0, 7, len(choice) - 1)
     ]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
-    monkeypatch.setattr(indices, "_store", lambda *_: False)
+    monkeypatch.setattr("data_pipelines.sources.shared.store", lambda *_: False)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(choice)).mask(), mask)

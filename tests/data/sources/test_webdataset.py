@@ -142,12 +142,12 @@ def test_a_shard_of_the_same_size_that_was_replaced_by_an_older_one_is_noticed(t
 def test_the_index_of_a_folder_that_cannot_be_written_to_is_kept_in_the_cache_folder(
     shards, tmp_path, scans, cache, monkeypatch
 ):
-    store = indices._store
+    store = indices.store
 
     def read_only(file, *arguments):
         return file.parent != tmp_path and store(file, *arguments)
 
-    monkeypatch.setattr(indices, "_store", read_only)
+    monkeypatch.setattr(indices, "store", read_only)
     for _ in range(2):
         assert read_all(WebDatasetSource(tmp_path)) == EXPECTED
     assert len(scans) == 3 and not list(tmp_path.glob(".*"))
@@ -157,7 +157,7 @@ def test_the_index_of_a_folder_that_cannot_be_written_to_is_kept_in_the_cache_fo
 def test_where_no_index_can_be_kept_the_samples_are_read_all_the_same(
     shards, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(indices, "_store", lambda *_: False)
+    monkeypatch.setattr(indices, "store", lambda *_: False)
     source = pickle.loads(pickle.dumps(WebDatasetSource(tmp_path)))
     assert read_all(source) == EXPECTED
     assert "index cannot be stored" in caplog.text
