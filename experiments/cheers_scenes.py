@@ -16,10 +16,15 @@ same settings and seed, and the other stages were trained by separate commands.
 
 The number of objects depends on the prompt (of 42 saved drawings for two objects, 16 have two and
 20 one; three of three for four objects have four), but shapes and colours do not visibly. Of 24
-drawings for one object, 8 are empty. In sft the flow loss below t = .25, where the prompt matters,
-falls from .70 (steps 200 to 400) to .63 (the last 600), and it is still falling. 2500 steps of two
-rows may be too few (`scenes_base` has 8500 of four), but this was not tested. Questions about
-shapes are at chance, too.
+drawings for one object, 8 are empty. Questions about shapes are at chance, too.
+
+The model has hardly learned to read noisy latents, which is probably why. In sft the flow loss
+below t = .25 falls from .70 (steps 200 to 400) to .63 (the last 600). The best affine map of a
+noisy picture has .74; for scenes of one object the exact mean has .38, and .28 where shape and
+colour are known (`python -m experiments.benchmarks.denoising --workdir=runs/cheers_scenes`).
+Training is short: `scenes_base` draws nine times as many noisy copies. A gate that learns at a
+tenth of the rate, and fewer tasks, did not speed it up; docs/results.md has the trials. In these a
+step of sft took .17 s of CPU time, so an hour has room for more than 10,000; that was not trained.
 
     score                                     value, 95% interval   chance  n
     reconstruction, PSNR                      26.1 dB (25.6-26.6)   7.3     128

@@ -217,6 +217,7 @@ def test_the_released_grid_has_one_step_beyond_the_end():
     edit = flow.time_grid(80, 2.0, start=0.1, kind="released")
     assert len(edit) == 73  # 72 nodes from .1, shifted to .053
     assert float(edit[0]) == pytest.approx(0.1 / 1.9)
+    assert edit[-2] == 1.0 and float(edit[-1]) == pytest.approx(1 + 1 / 72)
 
 
 def test_an_even_grid_begins_at_the_shifted_start_and_ends_at_the_data():

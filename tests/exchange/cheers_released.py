@@ -126,7 +126,7 @@ class Model(nn.Module):
             parts.Decoder(CHANNELS, LEVELS[::-1], 3, GROUPS),
             parts.Vision(PATCH, WIDTH, 1, 2, 32, SIDE),
             parts.Projector(WIDTH, WIDTH),
-            parts.Head((WIDTH, 4 * WIDTH, 7, 2, 1), (WIDTH, 4 * CHANNELS, 3, 2, 1), period=512),
+            parts.Head((WIDTH, 4 * WIDTH, 7, 2, 1), (WIDTH, 4 * CHANNELS, 3, 2, 1), halves=True),
         )
         sizes = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "head_dim": 16}
         self.language = Qwen2ForCausalLM(Qwen2Config(**CONFIG["text_config"], **sizes))

@@ -439,6 +439,12 @@ def test_settings_that_the_family_does_not_have_are_refused(change, message):
         check_settings(config, ("pretrain",))
 
 
+@pytest.mark.parametrize("policy", ["fixed", "crop", "pad"])
+def test_a_policy_of_squares_needs_no_other_canvas_than_the_square(policy):
+    space = build_unified(configured(data__policy=policy)).images.codec.space
+    assert (space.rows, space.cols, space.ragged) == (SIDE, SIDE, False)
+
+
 def test_the_canvas_of_buckets_is_filled_in_when_a_run_starts(tmp_path):
     config = configured(**BUCKETS, data__bucket_step=8)
     with pytest.raises(ValueError, match=r"autoencoder.canvas=\(\) with data.policy=bucket"):

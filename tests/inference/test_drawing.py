@@ -222,7 +222,7 @@ def test_the_released_rule_mixes_before_the_shift_and_asks_for_a_velocity_at_1(n
     assert np.isnan(begun(noise, source, **options)).all()  # there is none
 
     times = np.linspace(0.1, 1.0, 9)
-    times = np.append(0.5 * times / (1 - 0.5 * times), 1.1)
+    times = np.append(0.5 * times / (1 - 0.5 * times), 1 + 1 / 9)
     expected = 0.1 * source + 0.9 * noise + np.sum(np.diff(times) * times[:-1])
     found = begun(noise, source, ended=1.0, **options)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -180,10 +180,10 @@ class Head(nn.Module):
     """`sizes`: of both stages, as for `Stack`."""
 
     def __init__(
-        self, semantics: tuple, details: tuple, fold=2, gate=True, norm=True, period=0
+        self, semantics: tuple, details: tuple, fold=2, gate=True, norm=True, halves=False
     ) -> None:
         super().__init__()
-        self.fold, self.period = fold, period
+        self.fold, self.halves = fold, halves
         self.semantics, self.details = Stack(*semantics), Stack(*details)
         self.semantics_time, self.details_time = Time(semantics[0]), Time(details[0])
         self.gate = Gate(details[0]) if gate else None
@@ -195,7 +195,8 @@ class Head(nn.Module):
         y = z if self.gate is None else z + self.gate(z) * e
         y = y if self.norm is None else self.norm(y)
         order = torch.arange(y.shape[1])
-        order = order % self.period if self.period else order
+        if self.halves:
+            order = torch.cat([order[: len(order) // 2]] * 2)
         return self.details(y, self.details_time(t), order.float())
 
 

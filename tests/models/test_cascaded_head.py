@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from tests.families.documents import lively
 from tests.models.torch_weights import assert_close
-from unicom_jax.models.cascaded_head import RELEASED_PERIOD, CascadedHead
+from unicom_jax.models.cascaded_head import CascadedHead
 from unicom_jax.models.modulated_stack import ModulatedStack
 
 WIDTH, VISION, LATENT, FOLD = 24, 16, 6, 2
@@ -110,18 +110,17 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_the_head_is_the_papers(name, monkeypatch):
+def test_the_head_is_the_papers(name):
     pytest.importorskip("torch")
     from tests.models.cheers_torch import Head, load
 
     options = OPTIONS[name]
-    monkeypatch.setattr("unicom_jax.models.cascaded_head.RELEASED_PERIOD", 8)
     head = dataclasses.replace(HEAD, **options)
     params = {part: PARAMS[part] for part in head.specs()}
     (_, speed), found = squares(head)(params, HIDDEN, EMBEDDED)
-    period = 8 if options.get("positions") == "released" else 0
+    halves = options.get("positions") == "released"
     choices = {key: value for key, value in options.items() if key != "positions"}
-    model = load(Head(SIZES["semantics"], SIZES["details"], FOLD, **choices, period=period), params)
+    model = load(Head(SIZES["semantics"], SIZES["details"], FOLD, **choices, halves=halves), params)
     theirs, inputs, weights = torch_results(model, HIDDEN, EMBEDDED, params=params)
     assert_close(speed, theirs, 1e-4, "velocity")
     for ours, reference in zip(found[1:], inputs, strict=True):
@@ -154,7 +153,9 @@ def test_a_fresh_head_has_no_details_and_another_velocity_than_zero(fresh):
         assert np.any(fresh[name]["modulation"]["kernel"])
 
 
-def test_pictures_of_other_shapes_are_computed_as_if_alone():
+@pytest.mark.parametrize("positions", ["plain", "released"])
+def test_pictures_of_other_shapes_are_computed_as_if_alone(positions):
+    run = jax.jit(dataclasses.replace(HEAD, positions=positions))
     shapes = [(2, 6), (4, 2)]
     grids = np.array(shapes, np.int32)
     hidden, embedded = normal(2, 4, WIDTH), normal(2, 16, VISION)
@@ -200,8 +201,7 @@ def test_heads_that_do_not_divide_are_refused(change):
         dataclasses.replace(stage("semantics"), **change)
 
 
-def test_released_positions_start_again_after_512_tokens():
-    assert RELEASED_PERIOD == 512
+def test_positions_of_another_kind_are_refused():
     with pytest.raises(ValueError, match="unified.cheers.positions='odd' is not one of"):
         dataclasses.replace(HEAD, positions="odd")
 

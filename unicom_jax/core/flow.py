@@ -201,7 +201,7 @@ def time_grid(
       start: time at which the integration begins, before the shift; see `begin_from`.
       kind: one of `TIME_GRIDS`. "even" takes equal steps from `start` to 1. "released" is the grid
         of Cheers' published code, for comparisons with it: N = (1 - start) · steps nodes from
-        `start` to 1 and one more step of 1 / `steps` beyond 1, so v is evaluated at t = 1.
+        `start` to 1 and one more step of 1 / N beyond 1, so v is evaluated at t = 1.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; an integration needs at least 1")
@@ -215,7 +215,7 @@ def time_grid(
     if nodes < 2:
         raise ValueError(f"steps is {steps}; the released grid needs 2 nodes behind start={start}")
     times = shift_time(jnp.linspace(start, 1.0, nodes), shift)
-    return jnp.append(times, 1.0 + 1.0 / steps)
+    return jnp.append(times, 1.0 + 1.0 / nodes)
 
 
 class Trajectory(NamedTuple):

@@ -258,12 +258,12 @@ def build_autoencoder_codec(config: Config, darkest: float = -1.0) -> Autoencode
     Raises:
       ValueError: pictures have several shapes and their common canvas is not known yet.
     """
-    canvas = tuple(config["autoencoder"]["canvas"])
-    if config["data"]["policy"] == "fixed":
+    canvas, policy = tuple(config["autoencoder"]["canvas"]), config["data"]["policy"]
+    if policy != "naflex" and not policy.startswith("bucket"):  # all pictures are one square
         canvas = (grid_side(config), grid_side(config))
     if not canvas:
         raise ValueError(
-            f"autoencoder.canvas=() with data.policy={config['data']['policy']}: call "
+            f"autoencoder.canvas=() with data.policy={policy}: call "
             "adopt_autoencoder of unicom_jax.runs.autoencoder, as a run does when it starts"
         )
     space = space_of(config, build_autoencoder(config), canvas)

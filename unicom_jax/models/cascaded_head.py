@@ -24,9 +24,8 @@ from unicom_jax.core.module import Module, Params, Specs, zeros
 from unicom_jax.core.scopes import in_module
 from unicom_jax.models.modulated_stack import ModulatedStack
 
-# "released": the second stage of the published weights counts 0 ... 511 and restarts at 0.
+# "released": the second stage of the published code counts to half of a picture's tokens, twice.
 POSITIONS = ("plain", "released")
-RELEASED_PERIOD = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +139,7 @@ class CascadedHead(Module):
         summed, gate = self._with_details(params, semantic, embedded)
         places = jnp.arange(semantic.shape[1])
         if self.positions == "released":
-            places = places % RELEASED_PERIOD
+            places = places % jnp.maximum(grids[:, :1] * grids[:, 1:] // 2, 1)
         given = stage("details", summed, grids, places)
         real = token_mask(grids, semantic.shape[1])
         return Cascade(

@@ -138,7 +138,7 @@ class ModulatedStack(Module):
         x: Float[Array, "B N W"],
         time: Float32[Array, "B 1 W"],
         lengths: Int[Array, " B"],
-        positions: Int[Array, " N"],
+        positions: Int[Array, "*rows N"],
         dtype: Any = jnp.float32,
     ) -> Float[Array, "B N {self.out_dim}"]:
         """Outputs of the final layer, in `dtype`.
@@ -146,7 +146,7 @@ class ModulatedStack(Module):
         Args:
           time: embedded time.
           lengths: number of tokens of each image; later tokens are padding that nobody sees.
-          positions: rotary position of each token.
+          positions: rotary position of each token, for all images or for each.
         """
         turns = axial_rope(
             jnp.broadcast_to(positions, x.shape[:2])[..., None],

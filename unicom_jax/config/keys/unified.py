@@ -112,8 +112,8 @@ CHEERS = Group(
         ),
         "positions": Key(
             "plain",
-            "Rotary positions of the second stage: plain: raster order; released: 0 to 511, then "
-            "again from 0, as in the released weights.",
+            "Rotary positions of the second stage: plain: raster order; released: both halves of a "
+            "picture's tokens count from 0, as in the published code.",
             choices=("plain", "released"),
             before="plain",
         ),

@@ -44,7 +44,6 @@ from .modeling_unicom_reading import Context
 from .modeling_unicom_vision import VisionTransformer
 
 Grid = tuple[int, int]
-RELEASED_PERIOD = 512  # the published weights count 0 ... 511 and start again
 
 
 def split_windows(x: Tensor, grid: Grid, side: int) -> Tensor:
@@ -184,7 +183,7 @@ class CascadedHead(nn.Module):
         if self.norm is not None:
             x = self.norm(x)
         if self.positions == "released":
-            order = order % RELEASED_PERIOD
+            order = order % (len(order) // 2)  # both halves count from 0
         return self.details(x, self.details_time(time[:, None]), order).float()
 
 

@@ -29,8 +29,8 @@ def time_grid(steps: int, shift: float = 1.0, *, start: float = 0.0, grid: str =
     They stay on the CPU: the loop over them is Python's.
 
     Args:
-      grid: "even": so many equal steps. "released": as in Cheers' published code, (1 - start) ·
-        steps times up to 1 and one more step of 1 / steps, which needs the velocity at 1.
+      grid: "even": so many equal steps. "released": as in Cheers' published code, N = (1 - start) ·
+        steps times up to 1 and one more step of 1 / N, which needs the velocity at 1.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; an integration needs at least 1")
@@ -44,7 +44,7 @@ def time_grid(steps: int, shift: float = 1.0, *, start: float = 0.0, grid: str =
     if count < 2:
         raise ValueError(f"steps is {steps}; the released grid needs 2 times from {start:g} on")
     times = shift_time(torch.linspace(start, 1.0, count, device="cpu"), shift)
-    return torch.cat([times, torch.tensor([1.0 + 1.0 / steps])])
+    return torch.cat([times, torch.tensor([1.0 + 1.0 / count])])
 
 
 def begin_from(
