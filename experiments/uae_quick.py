@@ -67,9 +67,19 @@ BASE = "runs/quickstart:pretrain"
 
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
-    config.stages = ("u4g",)
     config.data.scenes.object_weights = (1.0, 3.0)  # one object is drawn correctly already
     config.evaluation.prompts = 64
+    learn_from_rewards(config, BASE)
+    # The control: supervised training on the same scenes, as in pretraining and for as long.
+    config.sft.update(config.pretrain)
+    config.sft.update({"steps": 430, "learning_rate": 1e-3, "eval_every": 0})
+    return config
+
+
+def learn_from_rewards(config: ConfigDict, base: str) -> None:
+    """Makes a configuration of Scenes one of the stage u4g from the weights of `base`, and sets
+    g4u, which takes the same."""
+    config.stages = ("u4g",)
     # Rollouts are drawn without guidance, and drawing without it is what improves most.
     config.sample.guidance = 1.0
     for stage in ("g4u", "u4g"):
@@ -85,7 +95,7 @@ def get_config() -> ConfigDict:
         )
     config.u4g.update(
         {
-            "init_from": BASE,
+            "init_from": base,
             "captions": "any",
             "batch_size": 16,
             "times": 2,
@@ -97,7 +107,3 @@ def get_config() -> ConfigDict:
     config.u4g.rewards.update({"cosine": 0.0, "correct": 1.0})
     config.g4u.update({"batch_size": 8, "steps": 40, "learning_rate": 1e-3, "kl_weight": 1e-3})
     config.g4u.rewards.update({"cosine": 0.0, "caption": 1.0})
-    # The control: supervised training on the same scenes, as in pretraining and for as long.
-    config.sft.update(config.pretrain)
-    config.sft.update({"steps": 430, "learning_rate": 1e-3, "eval_every": 0})
-    return config

@@ -7,7 +7,9 @@ model alone. `reader` learns to read for 150 steps, and then to draw and to read
 does the latter for 450. A step of both stages takes nearly the same operations (5.52 and 5.55
 billion). The base is the small world of `convergence`, and the readers are those of `pathways`.
 
-This sweep has not been run.
+On two cores of an AMD EPYC that other jobs shared it took 9 minutes of CPU time besides what it
+shares with `convergence`. `reader` draws 41.7% of the prompts with shape and colour correctly and
+`together` 52.4%, the opposite of the paper's sign (p = .04): docs/science.md.
 """
 
 from __future__ import annotations
