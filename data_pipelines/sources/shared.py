@@ -4,8 +4,8 @@
 
 HASH is that of the content, so processes with equal arrays have one file. It is in use until the
 processes that wrote or found it have ended; the next one that shares an array removes it then. A
-host removes only its own files, because the locks of other hosts may not be visible to it. An array that is mapped
-outlives its file.
+host removes only its own files, because the locks of other hosts may not be visible to it. An array
+that is mapped outlives its file.
 """
 
 from __future__ import annotations
