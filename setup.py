@@ -31,6 +31,13 @@ def packages() -> list[str]:
 class MovedImports(build_py):
     """Copies the files and writes the imports of moved packages under their new name."""
 
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        """Leaves out the scripts beside the configurations: they import what a wheel lacks."""
+        found = super().find_package_modules(package, package_dir)
+        if package != "unicom_jax.experiments":
+            return found
+        return [one for one in found if one[1] == "__init__" or _is_configuration(Path(one[2]))]
+
     def run(self) -> None:
         super().run()
         if EDITABLE:
@@ -40,6 +47,10 @@ class MovedImports(build_py):
             moved = IMPORTS.sub(r"\1unicom_jax.\2", text)
             if moved != text:
                 path.write_text(moved, encoding="utf-8")
+
+
+def _is_configuration(path: Path) -> bool:
+    return "\ndef get_config(" in path.read_text(encoding="utf-8")
 
 
 RUNTIME = [

@@ -53,17 +53,23 @@ def points_of(workdir: Path, score: str, total: float, start: float) -> list[Poi
       start: how many of them passed before its first step.
 
     Raises:
-      ValueError: there is none, or a file is damaged.
+      ValueError: there is none, a file is damaged, or they are of several stages.
     """
     if total < start:
         raise ValueError(f"{workdir}: {total:g} seconds in all are fewer than --start={start:g}")
-    found = {}
+    found, stages = {}, set()
     for path in sorted(workdir.glob("scores*.json")):
         stage, step, interval = _read(path, score)
+        stages.add(stage)
         facts = read_json(workdir / stage / "stage.json", ValueError, "train the run to its end")
         found[step] = Point(step, start + (total - start) * step / facts["steps"], interval)
     if not found:
         raise ValueError(f"{workdir} has no scores.json; run unicom evaluate --workdir={workdir}")
+    if len(stages) > 1:
+        raise ValueError(
+            f"{workdir} has scores of several stages ({', '.join(sorted(stages))}), whose steps "
+            "are counted separately; keep the files scores*.json of one of them"
+        )
     return [found[step] for step in sorted(found)]
 
 
@@ -77,10 +83,11 @@ def _read(path: Path, score: str) -> tuple[str, int, Interval]:
     scores, used = read_scores(path), read_about(path).get("checkpoints", {})
     if UNIFIED.part not in used:
         raise ValueError(f"{path} does not say which checkpoint it is of; evaluate the run again")
-    if scores.get(score) is None:
+    found = [scores.get(f"{score}{end}") for end in ("", ".low", ".high")]
+    if None in found:
         raise ValueError(f"{path} has no score {score}; evaluate the suite that it belongs to")
     stage, step = used[UNIFIED.part].split()
-    return stage, int(step), Interval(*(scores[f"{score}{end}"] for end in ("", ".low", ".high")))
+    return stage, int(step), Interval(*found)
 
 
 def draw(runs: dict[str, list[Point]], path: Path, score: str = SCORE) -> None:

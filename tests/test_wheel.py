@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,22 @@ def test_a_wheel_has_the_report_templates_and_the_configurations(built):
     ):
         assert (built / "unicom_jax" / name).is_file(), name
     assert not (built / "unicom_jax/experiments/benchmarks").exists()
+
+
+def test_the_scripts_beside_the_configurations_are_not_in_a_wheel(built):
+    there = {path.name for path in (built / "unicom_jax/experiments").glob("*.py")}
+    assert {"scaling.py", "sweep_rows.py"}.isdisjoint(there)
+    assert {"quickstart.py", "uae_3b.py", "unicom_7b.py"} <= there
+
+
+def test_what_the_configurations_of_a_wheel_import_is_in_it(built):
+    for path in (built / "unicom_jax/experiments").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("unicom_jax.exp"):
+                folder = built / node.module.replace(".", "/")
+                assert folder.is_dir(), (path, node.module)
+                for alias in node.names:
+                    assert (folder / f"{alias.name}.py").is_file(), (path, alias.name)
 
 
 def test_no_file_of_a_wheel_imports_a_name_that_only_a_checkout_has(built):

@@ -4,8 +4,8 @@
 
 HASH is that of the content, so processes with equal arrays have one file. It is in use until the
 processes that wrote or found it have ended; the next one that shares an array removes it then. A
-host removes only its own files, as it may not see the locks of others. An array that is mapped
-outlives its file.
+host removes only its own files, because the locks of other hosts may not be visible to it. An array
+that is mapped outlives its file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def shared(array: np.ndarray) -> pathlib.Path | None:
             if not _holds(file, digest) and not store(file, len(array), [array]):
                 return None
             hold(file)
-            for other in file.parent.glob(f"{glob.escape(prefix)}-*"):
+            # Not just `prefix`-*, which the files of a host HOST-2 match too.
+            for other in file.parent.glob(f"{glob.escape(prefix)}-{'[0-9a-f]' * 32}.npy*"):
                 if other != file:
                     with contextlib.suppress(OSError), unused(other):
                         other.unlink()

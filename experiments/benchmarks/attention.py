@@ -155,11 +155,24 @@ def flex_attention(
     return [Contestant(name, forward, 0), Contestant(name, both, 0)], []
 
 
+def error_table(mask: MaskIntervals, slots: int, sizes: tuple[int, int, int]) -> Table:
+    """`sizes`: heads, key heads and channels of a head."""
+    table = Table(title="relative errors against dense attention in fp32")
+    for column in ("", "dtype", "output", "dq", "dk", "dv"):
+        table.add_column(column, no_wrap=True)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        arrays = inputs(1, slots, *sizes, dtype)
+        for backend in reversed(ATTENTION_BACKENDS):
+            found = errors(arrays, mask, backend)
+            table.add_row(backend, jnp.dtype(dtype).name, *(f"{error:.1e}" for error in found))
+    return table
+
+
 def time_table(able: list[Contestant], seconds: np.ndarray, pairs: float, dim: int) -> Table:
     """`pairs`: visible pairs of slots, over all rows and heads."""
     table = Table(title="bf16, median \\[quartiles] of rounds in turns")
     table.add_column("", no_wrap=True)
-    for column in ("forward, ms", "TFLOP/s", "with backward, ms", "TFLOP/s", "ours ÷ this"):
+    for column in ("forward, ms", "TFLOP/s", "with backward, ms", "TFLOP/s", "first ÷ this"):
         table.add_column(column, justify="right", no_wrap=True)
     seconds = seconds / REPEATS
     for i in range(0, len(able), 2):
@@ -195,16 +208,7 @@ def main() -> None:
         f"{device}: {rows} rows of {slots} slots of {data}, {sizes[0]} heads over {sizes[1]} of "
         f"{sizes[2]}; {share:.0%} of the pairs are visible; load average {os.getloadavg()[0]:.1f}"
     )
-    table = Table(title="relative errors against dense attention in fp32")
-    for column in ("", "dtype", "output", "dq", "dk", "dv"):
-        table.add_column(column, no_wrap=True)
-    for dtype in (jnp.float32, jnp.bfloat16):
-        arrays = inputs(1, slots, *sizes, dtype)
-        first = jax.tree.map(lambda x: x[:1], mask)
-        for backend in reversed(ATTENTION_BACKENDS):
-            found = errors(arrays, first, backend)
-            table.add_row(backend, jnp.dtype(dtype).name, *(f"{error:.1e}" for error in found))
-    console.print(table)
+    console.print(error_table(jax.tree.map(lambda x: x[:1], mask), slots, sizes))
     arrays = inputs(rows, slots, *sizes, jnp.bfloat16)
     able, notes = contestants(ours_and_jax(mask, slots), arrays)
     peers, more = flex_attention(mask, arrays)

@@ -154,7 +154,8 @@ def _tables(options: argparse.Namespace) -> tuple[Table, Table]:
     mixed = encode(config, params, [sample_scene(scenes, stream) for stream in streams])
     single, labels = scenes_of_one(scenes)
     pictures, held = encode(config, params, single), np.arange(len(mixed)) % 4 == 3
-    kinds, rng = np.unique(labels[:, :2], axis=0, return_inverse=True)[1], np.random.default_rng(0)
+    kinds = labels[:, 0] * len(scenes.colours) + labels[:, 1]
+    rng = np.random.default_rng(options.seed)
     floor = Prediction(unified["prediction"], unified["time_floor"]).loss_floor
     rows = []
     for time in TIMES:
@@ -163,21 +164,34 @@ def _tables(options: argparse.Namespace) -> tuple[Table, Table]:
             *exact_losses(pictures, kinds, time, options.draws, rng),
         )
         rows.append([error / max(1 - time, floor) ** 2 for error in errors])
-    losses = Table("t", "affine", "exact", "prompted", title="flow loss")
-    for time, row in zip(TIMES, rows, strict=True):
-        losses.add_row(f"{time}", *(f"{value:.3f}" for value in row))
     how = unified["time"], unified["time_shift"]
     drawn = np.asarray(sample_time(jax.random.key(options.seed), (100_000,), *how))
+    return loss_table(rows, drawn), distance_table(pictures, labels)
+
+
+def loss_table(rows: Sequence[Sequence[float]], drawn: np.ndarray) -> Table:
+    """Losses at each of `TIMES`, and their means over times that training has `drawn`."""
+    table = Table("t", "affine", "exact", "prompted", title="flow loss")
+    for time, row in zip(TIMES, rows, strict=True):
+        table.add_row(f"{time}", *(f"{value:.3f}" for value in row))
     for low, high in ((0.0, 0.25), (0.25, 0.5)):
         some = drawn[(drawn >= low) & (drawn < high)]
+        if not len(some):
+            continue
         means = (np.interp(some, TIMES, column).mean() for column in zip(*rows, strict=True))
         name = f"times of training, {low} to {high}: {len(some) / len(drawn):.0%}"
-        losses.add_row(name, *(f"{value:.3f}" for value in means))
-    distances = Table("to another", "median", "5%", "95%", title="distance of latents")
+        table.add_row(name, *(f"{value:.3f}" for value in means))
+    return table
+
+
+def distance_table(pictures: np.ndarray, labels: np.ndarray) -> Table:
+    """Distances to the nearest picture that differs in one of `RESPECTS`, where any does."""
+    table = Table("to another", "median", "5%", "95%", title="distance of latents")
     for number, respect in enumerate(RESPECTS):
-        some = nearest(pictures, labels, number)
-        distances.add_row(respect, *(f"{np.percentile(some, x):.1f}" for x in (50, 5, 95)))
-    return losses, distances
+        if np.ptp(labels[:, number]):
+            some = nearest(pictures, labels, number)
+            table.add_row(respect, *(f"{np.percentile(some, x):.1f}" for x in (50, 5, 95)))
+    return table
 
 
 if __name__ == "__main__":

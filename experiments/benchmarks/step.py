@@ -6,14 +6,15 @@
 Needs neither weights nor data: weights are random, and if the configuration's data cannot be read,
 rows are packed from Scenes. The step is the one that a run compiles, for a batch of this many rows;
 it is given two batches in turn, already on the device. MFU counts the operations that the loss
-needs, with the share of visible pairs of these rows. "All overlaps" and "nothing does" are the
-bounds of `unicom plan` from the text of the same program. Data preparation and host transfers are
-not in the time.
+needs, with the share of visible pairs that `unicom plan` finds in such rows. "All overlaps" and
+"nothing does" are the bounds of `unicom plan` from the text of the same program. Data preparation
+and host transfers are not in the time.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import time
 from functools import partial
@@ -105,31 +106,85 @@ def bounds(program: StepProgram, text: str, mesh) -> Roofline | None:
     return make_roofline(costs, fabric_of(topology, mesh, weight_sizes(program, mesh)))
 
 
-def result_table(title: str, seconds: np.ndarray, losses: list[float], memory, facts) -> Table:
-    needed, roofline, program = facts
-    time_ = Spread.of(seconds)
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A step's times, and what its program says of it.
+
+    Attributes:
+      seconds: of each step, without the first ones.
+      losses: of all steps.
+      tokens: in a batch.
+      operations: that the loss needs.
+      memory: bytes of arguments, and of temporaries.
+      bounds: None on hardware that `unicom plan` does not know.
+      compilation: seconds.
+    """
+
+    seconds: np.ndarray
+    losses: list[float]
+    tokens: int
+    operations: float
+    memory: tuple[int, int]
+    bounds: Roofline | None
+    compilation: float
+
+
+def measure(
+    config: ConfigDict, stage: str, batches: list, rounds: int, keep: Path | None
+) -> Measured:
+    """Compiles and runs the step of a stage; `keep`: as the flag."""
+    mesh = make_mesh(config.mesh)
+    program = make_program(config, stage, mesh)
+    arguments = (program.trainer.init_state(), random_frozen(program))
+    batches = [place_batch(batch, mesh) for batch in batches]
+    step, began = program.trainer.train_step(), time.perf_counter()
+    compiled = step.lower(*arguments, batches[0]).compile()
+    took = time.perf_counter() - began
+    text, analysis = compiled.as_text(), compiled.memory_analysis()
+    run, frozen = partial(compiled, step.key_data), arguments[1]
+    state, seconds, losses = timed(run, arguments, batches, rounds)
+    if keep:
+        keep.mkdir(parents=True, exist_ok=True)
+        (keep / f"{stage}.hlo").write_text(text, encoding="utf-8")
+        with jax.profiler.trace(keep):
+            timed(run, (state, frozen), batches, rounds=0)
+    count = flops_by_shares(program.stage, frozen, batches[0])
+    return Measured(
+        seconds,
+        losses,
+        program.tokens,
+        count(shares_of(visible_pairs(config, stage))),
+        (analysis.argument_size_in_bytes, analysis.temp_size_in_bytes),
+        bounds(program, text, mesh),
+        took,
+    )
+
+
+def result_table(title: str, found: Measured) -> Table:
+    seconds = Spread.of(found.seconds)
     table = Table(title=title, show_header=False)
     table.add_row(
         "step, seconds: median \\[quartiles]",
-        f"{time_.median:.4f} [{time_.low:.4f}, {time_.high:.4f}]".replace("[", "\\["),
+        f"{seconds.median:.4f} \\[{seconds.low:.4f}, {seconds.high:.4f}]",
     )
-    table.add_row("tokens per second", f"{program.tokens / time_.median:,.0f}")
-    table.add_row("operations of the loss", f"{needed / 1e12:.2f} T")
+    table.add_row("tokens per second", f"{found.tokens / seconds.median:,.0f}")
+    table.add_row("operations of the loss", f"{found.operations / 1e12:.2f} T")
     accelerator = find_accelerator(jax.devices()[0].device_kind)
-    if accelerator and roofline:
+    if accelerator and (roofline := found.bounds):
         peak = accelerator.flops * jax.device_count()
-        table.add_row("MFU", f"{needed / time_.median / peak:.1%}")
+        table.add_row("MFU", f"{found.operations / seconds.median / peak:.1%}")
         table.add_row(
             "plan: all overlaps - nothing does",
             f"{roofline.overlapped:.4f} - {roofline.in_turn:.4f} s",
         )
-        terms = " / ".join(f"{name} {seconds:.4f}" for name, seconds in roofline.terms.items())
+        terms = " / ".join(f"{name} {value:.4f}" for name, value in roofline.terms.items())
         table.add_row(f"plan: {len(TERMS)} terms, seconds", terms)
         for module in roofline.modules[:8]:
             parts = " / ".join(f"{x:.4f}" for x in module.seconds[:2])
             table.add_row(f"  {module.name or 'the rest'}", parts)
+    memory = " + ".join(f"{size / GIB:.1f}" for size in found.memory)
     table.add_row("memory: arguments, temporaries, GiB", memory)
-    table.add_row("loss: first, last", f"{losses[0]:.4f}, {losses[-1]:.4f}")
+    table.add_row("loss: first, last", f"{found.losses[0]:.4f}, {found.losses[-1]:.4f}")
     return table
 
 
@@ -142,46 +197,19 @@ def main() -> None:
         "--keep", type=Path, help="folder for the compiled program's text and a profile of 3 steps"
     )
     options, overrides = parser.parse_known_args()
-    config = resolve(options.config, overrides)
+    config, stage = resolve(options.config, overrides), options.stage
     set_flags(config.xla_flags)
     assume_flux(config)
     console = Console()
     console.width = max(console.width, 120)
     load = os.getloadavg()[0]
-    read, data = some_batches(config, options.stage, 2)
-    mesh = make_mesh(config.mesh)
-    program = make_program(config, options.stage, mesh)
-    step = program.trainer.train_step()
-    arguments = (program.trainer.init_state(), random_frozen(program))
-    batches = [place_batch(batch, mesh) for batch in read]
-    began = time.perf_counter()
-    compiled = step.lower(*arguments, batches[0]).compile()
-    took = time.perf_counter() - began
-    text, analysis = compiled.as_text(), compiled.memory_analysis()
-    if options.keep:
-        options.keep.mkdir(parents=True, exist_ok=True)
-        (options.keep / f"{options.stage}.hlo").write_text(text, encoding="utf-8")
-    run = partial(compiled, step.key_data)
-    state, seconds, losses = timed(run, arguments, batches, options.rounds)
-    if options.keep:
-        with jax.profiler.trace(options.keep):
-            timed(run, (state, arguments[1]), batches, rounds=0)
-    sizes = (analysis.argument_size_in_bytes, analysis.temp_size_in_bytes)
-    needed = flops_by_shares(program.stage, arguments[1], batches[0])(
-        shares_of(visible_pairs(config, options.stage))
-    )
+    batches, data = some_batches(config, stage, 2)
+    found = measure(config, stage, batches, options.rounds, options.keep)
+    title = f"{options.config}, {stage}: {config[stage].batch_size} rows of {data}"
+    console.print(result_table(title, found))
     console.print(
-        result_table(
-            f"{options.config}, {options.stage}: {config[options.stage].batch_size} rows of {data}",
-            seconds,
-            losses,
-            " + ".join(f"{size / GIB:.1f}" for size in sizes),
-            (needed, bounds(program, text, mesh), program),
-        )
-    )
-    console.print(
-        f"{jax.device_count()} x {jax.devices()[0].device_kind}; compiled in {took:.0f} s; "
-        f"load average before the start {load:.1f}"
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}; compiled in "
+        f"{found.compilation:.0f} s; load average before the start {load:.1f}"
     )
 
 

@@ -63,6 +63,14 @@ def test_a_store_that_does_not_recover_is_an_error(failing):
         as_path("s3://bucket/file").read_bytes()
 
 
+def test_what_the_user_has_set_for_the_client_is_kept(failing, monkeypatch):
+    own = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}, "region_name": "x"}}}
+    monkeypatch.setattr("fsspec.config.conf", own)
+    failing.left = 1
+    with pytest.raises(OSError, match="Service Unavailable"):
+        as_path("s3://bucket/file").read_bytes()
+
+
 def test_the_number_of_attempts_that_the_user_has_set_is_kept(failing, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     failing.left = 1

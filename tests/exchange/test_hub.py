@@ -46,6 +46,12 @@ def test_names_of_several_imports_are_kept_and_unknown_ones_are_not(tmp_path):
     assert sorted(origins_of(tmp_path, config)) == ["Qwen/Qwen2.5-7B", "google/siglip2-base"]
 
 
+def test_a_part_that_is_imported_anew_from_elsewhere_has_its_old_name_no_more(tmp_path):
+    keep_origins(tmp_path, {"encoder.init_from": CACHED, "unified.init_from": "hf://Qwen/VL"})
+    keep_origins(tmp_path, {"encoder.init_from": "/somewhere"})
+    assert origins_of(tmp_path, tiny_config()) == ["Qwen/VL"]
+
+
 def test_an_encoder_that_is_no_part_of_the_model_is_no_base_of_it(tmp_path):
     keep_origins(tmp_path, {"encoder.init_from": CACHED, "unified.init_from": "hf://Qwen/VL"})
     assert origins_of(tmp_path, tiny_config(**UAE, encoder__init_from=CACHED)) == ["Qwen/VL"]

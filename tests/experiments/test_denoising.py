@@ -7,7 +7,9 @@ import pytest
 
 from data_pipelines.scenes.scene import SceneConfig
 from experiments.benchmarks.denoising import (
+    RESPECTS,
     affine_loss,
+    distance_table,
     exact_losses,
     main,
     nearest,
@@ -40,6 +42,15 @@ def test_the_nearest_picture_differs_in_the_respect_alone():
     pictures = np.array([[0.0, 0.0], [0.0, 3.0], [4.0, 0.0], [4.0, 1.0]])
     found = nearest(pictures, labels, 0)
     assert found == pytest.approx([4.0, np.hypot(4, 2), 4.0, np.hypot(4, 2)])
+
+
+def test_a_respect_in_which_no_scenes_differ_has_no_distance():
+    scenes, labels = scenes_of_one(
+        SceneConfig(shapes=("ring", "square"), colours=("red", "blue"), backgrounds=("white",))
+    )
+    pictures = np.random.default_rng(0).standard_normal((len(scenes), 3))
+    (respects,) = (column.cells for column in distance_table(pictures, labels).columns[:1])
+    assert tuple(respects) == RESPECTS[:3]  # all but the background
 
 
 def test_scenes_of_one_object_have_every_shape_letter_colour_place_and_background():

@@ -11,10 +11,10 @@ from unicom_jax.evaluation.intervals import wilson
 from unicom_jax.evaluation.scores import Score, flatten, write_scores
 
 
-def evaluated(folder, step, correct, name="scores.json", score="generation/overall"):
+def evaluated(folder, step, correct, name="scores.json", stage="u4g"):
     """As `unicom evaluate --step` leaves it, with `correct` of 100 drawings."""
-    flat = flatten([Score(score, wilson(correct, 100), 100)])
-    write_scores(folder / name, flat, {"checkpoints": {"unified": f"u4g {step}"}})
+    flat = flatten([Score("generation/overall", wilson(correct, 100), 100)])
+    write_scores(folder / name, flat, {"checkpoints": {"unified": f"{stage} {step}"}})
 
 
 def trained(folder, steps=40):
@@ -64,6 +64,7 @@ def test_each_run_is_a_line_with_its_name(runs):
         (["--run=GRPO,{runs}/none,9"], "--start=20"),
         (["--run=GRPO,{runs}/none,99"], "none has no scores.json; run unicom evaluate --workdir="),
         (["--score=unified/agreement"], "has no score unified/agreement"),
+        (["--score=generation/overall.n"], "has no score generation/overall.n"),
         (["--before={runs}/none"], "No such file"),
         (["--figure=out.xyz"], "--figure=out.xyz: Format 'xyz' is not supported"),
     ],
@@ -72,6 +73,14 @@ def test_what_is_missing_ends_in_one_line(runs, flags, message):
     with pytest.raises(SystemExit) as ended:
         draw(runs, *(flag.format(runs=runs) for flag in flags))
     assert message in str(ended.value.code) and "\n" not in str(ended.value.code)
+
+
+def test_scores_of_two_stages_are_not_one_line(runs):
+    (runs / "nft/sft").mkdir()
+    (runs / "nft/sft/stage.json").write_text(json.dumps({"stage": "sft", "steps": 40}))
+    evaluated(runs / "nft", 20, 50, "scores-sft.json", stage="sft")
+    with pytest.raises(SystemExit, match=r"nft has scores of several stages \(sft, u4g\)"):
+        draw(runs)
 
 
 def test_a_run_without_its_cpu_time_is_refused(runs, capsys):

@@ -14,11 +14,9 @@ from flax import traverse_util
 from data_pipelines.build import sequence_config
 from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from tests.data.samples import picture
+from tests.families.cheers_sizes import BUCKETS, FOLD, LATENT, PATCH, SIDE, TOKENS, configured
 from tests.families.documents import documents, lively, pack, words
 from tests.models.torch_weights import assert_close
-from tests.tiny import tiny_config
-from unicom_jax.config.check import check_settings
-from unicom_jax.config.key import ConfigError
 from unicom_jax.core.flow import interpolate
 from unicom_jax.core.module import iter_specs
 from unicom_jax.families.autoencoded import Latents
@@ -26,29 +24,8 @@ from unicom_jax.families.build import FAMILIES, build_unified
 from unicom_jax.families.cheers import FROZEN_AT_FIRST, CheersImages
 from unicom_jax.families.images import ImageModel, Noised
 from unicom_jax.families.slots import dummy_draws, pictures_read
-from unicom_jax.runs.autoencoder import adopt_autoencoder
 
-PATCH, SIDE, FOLD = 4, 4, 2  # 16 pixels, 4 x 4 tokens, 2 x 2 slots
-TOKENS, LATENT = SIDE**2, 12
 RNG = np.random.default_rng(0)
-
-
-def configured(**overrides):
-    own = {
-        "unified__pathway": "cheers",
-        "unified__fold": FOLD,
-        "data__patch": PATCH,
-        "data__image_size": PATCH * SIDE,
-        "data__scenes__sizes": ((PATCH * SIDE, PATCH * SIDE),),
-        "autoencoder__latent_channels": LATENT // 4,
-        "autoencoder__widths": (8, 16),
-        "autoencoder__norm_groups": 4,
-    }
-    config = tiny_config(**{**own, **overrides})
-    config.unified.cheers.semantics.update({"depth": 2, "heads": 4, "kv_heads": 2})
-    config.unified.cheers.details.update({"depth": 1, "heads": 4, "kv_heads": 2})
-    return config
-
 
 MODEL = build_unified(configured())
 IMAGES = MODEL.images
@@ -144,7 +121,6 @@ def test_slots_do_not_depend_on_the_time_directly(drawn):
 
 
 SHAPES = np.array([[2, 4], [4, 2], [0, 0]], np.int32)  # the last row has no picture
-BUCKETS = {"encoder__naflex": True, "data__policy": "bucket"}
 RAGGED = build_unified(configured(**BUCKETS, autoencoder__canvas=(SIDE, SIDE))).images
 RAGGED_PARAMS = lively(RAGGED, scale=0.12)
 PADDED = normal(3, 1, TOKENS // 2, LATENT)
@@ -406,51 +382,3 @@ def test_without_compression_a_latent_takes_a_slot():
 def test_only_a_head_of_velocities_has_the_released_grid_with_its_step_at_time_1():
     assert IMAGES.time_grids == ("even", "released")
     assert build_unified(configured(unified__prediction="data")).images.time_grids == ("even",)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"data__image_size": 20}, "data.image_size=20 is not a multiple of data.patch=4 times"),
-        ({"codec__pool": 2, "codec__compressor": "pool", "data__image_size": 32}, "codec.pool=2"),
-        ({"unified__understanding": "latents"}, "unified.understanding=latents"),
-        ({"unified__edit_source": "both"}, "unified.edit_source=both"),
-        (
-            {"pretrain__views_per_row": 3, "unified__cheers__flow_over": "all"},
-            "pretrain.views_per_row leaves pictures out",
-        ),
-        (
-            {"unified__prediction": "data", "unified__cheers__flow_over": "all"},
-            "unified.cheers.flow_over=all needs velocities at t = 1",
-        ),
-        (
-            {"unified__prediction": "data", "sample__grid": "released"},
-            "sample.grid=released needs the velocity at t = 1",
-        ),
-        ({"unified__cheers__details__heads": 5}, "unified.cheers.details.heads=5"),
-        ({"unified__cheers__semantics__kv_heads": 3}, "unified.cheers.semantics.kv_heads=3"),
-    ],
-)
-def test_settings_that_the_family_does_not_have_are_refused(change, message):
-    config = configured()
-    for key, value in change.items():
-        config.update_from_flattened_dict({key.replace("__", "."): value})
-    with pytest.raises(ConfigError, match=message):
-        check_settings(config, ("pretrain",))
-
-
-@pytest.mark.parametrize("policy", ["fixed", "crop", "pad"])
-def test_a_policy_of_squares_needs_no_other_canvas_than_the_square(policy):
-    space = build_unified(configured(data__policy=policy)).images.codec.space
-    assert (space.rows, space.cols, space.ragged) == (SIDE, SIDE, False)
-
-
-def test_the_canvas_of_buckets_is_filled_in_when_a_run_starts(tmp_path):
-    config = configured(**BUCKETS, data__bucket_step=8)
-    with pytest.raises(ValueError, match=r"autoencoder.canvas=\(\) with data.policy=bucket"):
-        build_unified(config)
-    adopt_autoencoder(config, tmp_path)
-    rows, columns = config.autoencoder.canvas
-    assert rows == columns > SIDE
-    space = build_unified(config).images.codec.space
-    assert (space.rows, space.cols, space.ragged) == (rows, columns, True)

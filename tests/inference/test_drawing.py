@@ -173,9 +173,9 @@ def equations(jaxpr):
 
 
 def rows_of_layers(jaxpr) -> set[int]:
-    """Rows of the hidden states that the scans over layers carry."""
+    """Rows of the hidden states that the scans over layers carry, which are their first results."""
     scans = [e for e in equations(jaxpr) if e.primitive.name == "scan"]
-    return {e.invars[e.params["num_consts"]].aval.shape[0] for e in scans}
+    return {e.outvars[0].aval.shape[0] for e in scans}
 
 
 # ---- edits that begin with their source ---------------------------------------------------------

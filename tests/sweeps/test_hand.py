@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweeps.fake import (
-    write_hand_made,
-)
+from tests.sweeps.fake import write_hand_made
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError, to_json
 from unicom_jax.evaluation.scores import read_scores

@@ -73,6 +73,26 @@ def test_terms_that_are_only_reported_do_not_count():
     assert count(chain_stage(reported=True)) == count(chain_stage())
 
 
+def test_a_scan_counts_its_body_for_each_layer_though_carries_and_inputs_have_equal_ranks():
+    """Constants, carries and inputs of a scan are told apart by their ranks in its body."""
+
+    def loss(params, frozen, batch, keys):
+        scale, mixed = jnp.arange(1.0, 4.0), jnp.eye(D)
+
+        def layer(carry, given):
+            x, total = carry  # a matrix and a number, as the inputs of the body are
+            kernel, factor = given
+            x = x @ mixed @ kernel
+            return (x, total + factor), factor * jnp.sum(x)
+
+        kernels = jnp.stack([params[name]["kernel"] for name in "abc"])
+        (x, total), sums = jax.lax.scan(layer, (batch, 0.0), (kernels, scale))
+        return {"main": (jnp.sum(x) + total + jnp.sum(sums), 1.0)}
+
+    # A layer: forward twice; gradients of its kernel, and of both of its inputs.
+    assert count(Stage("scanned", Chain(), loss, {"main": 1.0})) == 3 * (2 + 1 + 2) * LAYER
+
+
 def test_xla_counts_as_many_where_no_layer_is_scanned():
     stage = chain_stage()
 

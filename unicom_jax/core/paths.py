@@ -70,7 +70,8 @@ def _filesystem(scheme: str, process: int) -> Any:
     package, extra = PACKAGES[scheme]
     options = {}
     if scheme == "s3" and not {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} & os.environ.keys():
-        options["config_kwargs"] = {"retries": RETRIES}
+        users = fsspec.config.conf.get(scheme, {}).get("config_kwargs", {})
+        options["config_kwargs"] = {"retries": RETRIES, **users}  # fsspec would drop the user's
     try:
         # Others write there too, even TensorStore in this process, so listings are not cached.
         return fsspec.filesystem(

@@ -38,11 +38,14 @@ def hub_id(place: str) -> str | None:
 
 
 def keep_origins(workdir: Path, places: Mapping[str, str]) -> None:
-    """Records the models of the Hub among `places`, folders by configuration key."""
+    """Records the models of the Hub among `places`, folders by configuration key. What was known of
+    these keys before is forgotten."""
+    path = workdir / ORIGINS
+    before = _kept(path)
+    others = {key: name for key, name in before.items() if key not in places}
     found = {key: name for key, place in places.items() if (name := hub_id(place))}
-    if found:
-        path = workdir / ORIGINS
-        write_text(path, json.dumps({**_kept(path), **found}, indent=2) + "\n")
+    if before != (now := {**others, **found}):
+        write_text(path, json.dumps(now, indent=2) + "\n")
 
 
 def origins_of(workdir: Path, config: Mapping[str, Any]) -> list[str]:

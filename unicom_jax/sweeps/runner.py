@@ -70,6 +70,7 @@ class Runner:
         self.look, self.again = (STORE_LOOK, STORE_AGAIN) if remote else (LOOK, AGAIN)
         self.running: dict[str, Handle] = {}
         self.waits: dict[str, float] = {}  # until when a busy job is left alone
+        self.elsewhere: set[str] = set()  # busy jobs of which the user has been told
         self.done: set[str] = set()
         self.failed: dict[str, str] = {}
         shared = self.plan.shared()
@@ -136,7 +137,11 @@ class Runner:
                 continue
             del self.running[id]
             if status == BUSY:
-                self.console.print(f"{id}: another process is at it; waiting for its end")
+                if id not in self.elsewhere:
+                    self.elsewhere.add(id)
+                    self.console.print(
+                        f"{id}: another process is at it; waiting for its end", soft_wrap=True
+                    )
                 self.waits[id] = time.monotonic() + self.again
             elif status == DONE:
                 self.done.add(id)

@@ -80,7 +80,9 @@ def test_a_file_that_another_process_did_not_finish_goes(tmp_path):
 
 def test_files_of_other_hosts_and_indices_stay():
     kept = shared(array(1))
-    others = [kept.with_name(name) for name in ("shared-elsewhere.lan-0.npy", "0.jsonl-0.npy")]
+    host, number = os.uname().nodename, "0" * 32
+    names = (f"shared-elsewhere.lan-{number}.npy", f"shared-{host}-2-{number}.npy", "0.jsonl-0.npy")
+    others = [kept.with_name(name) for name in names]
     for file in others:
         file.write_bytes(b"")
     shared(array(2))
