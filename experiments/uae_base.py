@@ -35,8 +35,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from experiments import scenes_base
-from experiments.uae_quick import learn_from_rewards
+from experiments import scenes_base, uae_quick
 
 BASE = "runs/scenes_base:sft"
 
@@ -44,7 +43,7 @@ BASE = "runs/scenes_base:sft"
 def get_config() -> ConfigDict:
     config = scenes_base.get_config()
     config.data.scenes.object_weights = (1.0, 3.0, 1.0, 1.0)  # two objects fail most often
-    learn_from_rewards(config, BASE)
+    uae_quick.learn_from_rewards(config, BASE)
     for stage in ("g4u", "u4g"):
         config[stage].max_tokens = 64
     config.u4g.steps = 100

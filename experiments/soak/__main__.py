@@ -160,7 +160,6 @@ def soak(folder: Path, kills: int, seed: int, console: Console) -> int:
             calm = folder / "calm"
             first = [*flags, f"--workdir={calm}", f"--stages={BEFORE}"]
             ends = [live(first, folder / "before.log", never, Plan(), disk / "none")]
-            wait(fork(lambda: write_records(folder, BROKEN) or 0, folder / "records.log"))
             one = Soak(folder, disk, rng, has_disk)
             shutil.copytree(calm, one.workdir)
             flags.append(f"--stages={STAGE}")

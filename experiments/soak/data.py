@@ -7,7 +7,7 @@ outside, where the run opens its loader.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -113,15 +113,15 @@ def write_config(folder: Path, steps: int) -> Path:
     return path
 
 
-def write_records(folder: Path, broken: Iterable[int] = ()) -> None:
-    """Scenes as ArrayRecord; those of `broken` are cut in half. Overwrites earlier ones."""
+def write_records(folder: Path) -> None:
+    """Scenes as ArrayRecord; those of `BROKEN` are cut in half."""
     source = open_examples(soak_config(1))
     _records(folder).mkdir(exist_ok=True)
     path = _records(folder) / f"examples{SUFFIX}"
     writer = array_record_module.ArrayRecordWriter(str(path), WRITER_OPTIONS)
     for index in range(EXAMPLES):
         record = encode_example(source[index])
-        writer.write(record[: len(record) // 2] if index in broken else record)
+        writer.write(record[: len(record) // 2] if index in BROKEN else record)
     writer.close()
 
 

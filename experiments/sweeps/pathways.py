@@ -9,8 +9,10 @@ trained weights, and `flops` as many steps as take the same operations. Queries 
 the latents that they stand for. Operations are those of the stage that draws; the readers of all
 variants are trained for 150 steps of 5.5 billion.
 
-The base is the small world of `convergence`. Seed 0 took 9 minutes of CPU time on two cores of an
-AMD EPYC that other jobs shared; docs/science.md has its scores. Other seeds have not been run.
+The base is the small world of `convergence`. On two cores of an AMD EPYC that other jobs shared it
+took 21 minutes of CPU time. Transfusion draws 51.0% of the prompts with shape and colour correctly,
+`query` 59.4% (undecided), `parameters` 38.2% (p = .002) and `flops` 18.1% (p = .03):
+docs/science.md.
 """
 
 from __future__ import annotations
