@@ -23,14 +23,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.build import load_or_train_tokenizer
 from experiments.benchmarks.race import Spread
-from unicom_jax.config import resolve
+from unicom_jax.config import ConfigError, resolve
+from unicom_jax.config.check import check_settings
 from unicom_jax.core.module import init_params
+from unicom_jax.models.transformer import ROW_ATTENTION
 from unicom_jax.parallel.accelerators import find_accelerator
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.plan.costs import count_costs
@@ -40,7 +43,7 @@ from unicom_jax.parallel.plan.topology import parse_topology
 from unicom_jax.parallel.plan.traffic import fabric_of
 from unicom_jax.parallel.sharding import place_batch
 from unicom_jax.parallel.xla_flags import set_flags
-from unicom_jax.planning.packed import UNREADABLE, stand_in, visible_pairs
+from unicom_jax.planning.packed import UNREADABLE, Visible, stand_in, visible_pairs
 from unicom_jax.planning.plan import shares_of
 from unicom_jax.planning.program import (
     StepProgram,
@@ -49,6 +52,7 @@ from unicom_jax.planning.program import (
     weight_sizes,
 )
 from unicom_jax.runs.loading import stage_loader
+from unicom_jax.runs.stages import spec_of
 from unicom_jax.training.flops import flops_by_shares
 
 GIB = 2**30
@@ -97,12 +101,13 @@ def timed(step, arguments, batches: list, rounds: int) -> tuple[Any, np.ndarray,
     return state, np.array(seconds[WARMUP:]), losses
 
 
-def bounds(program: StepProgram, text: str, mesh) -> Roofline | None:
+def bounds(program: StepProgram, text: str, mesh: Mesh, visible: Visible | None) -> Roofline | None:
+    """As `unicom plan`: kernels in packed rows count with the blocks that have visible pairs."""
     accelerator = find_accelerator(jax.devices()[0].device_kind)
     if accelerator is None:
         return None
     topology = parse_topology(f"{accelerator.name}:{mesh.size}")
-    costs = count_costs(parse_program(text))
+    costs = count_costs(parse_program(text), {ROW_ATTENTION: visible.blocks} if visible else {})
     return make_roofline(costs, fabric_of(topology, mesh, weight_sizes(program, mesh)))
 
 
@@ -136,7 +141,8 @@ def measure(
     mesh = make_mesh(config.mesh)
     program = make_program(config, stage, mesh)
     arguments = (program.trainer.init_state(), random_frozen(program))
-    batches = [place_batch(batch, mesh) for batch in batches]
+    prepare = program.trainer.prepare_step()
+    batches = [prepare(*arguments, place_batch(batch, mesh)) for batch in batches]
     step, began = program.trainer.train_step(), time.perf_counter()
     compiled = step.lower(*arguments, batches[0]).compile()
     took = time.perf_counter() - began
@@ -148,14 +154,15 @@ def measure(
         (keep / f"{stage}.hlo").write_text(text, encoding="utf-8")
         with jax.profiler.trace(keep):
             timed(run, (state, frozen), batches, rounds=0)
+    visible = visible_pairs(config, stage) if spec_of(stage).loader == "rows" else None
     count = flops_by_shares(program.stage, frozen, batches[0])
     return Measured(
         seconds,
         losses,
         program.tokens,
-        count(shares_of(visible_pairs(config, stage))),
+        count(shares_of(visible)),
         (analysis.argument_size_in_bytes, analysis.temp_size_in_bytes),
-        bounds(program, text, mesh),
+        bounds(program, text, mesh, visible),
         took,
     )
 
@@ -197,14 +204,18 @@ def main() -> None:
         "--keep", type=Path, help="folder for the compiled program's text and a profile of 3 steps"
     )
     options, overrides = parser.parse_known_args()
-    config, stage = resolve(options.config, overrides), options.stage
-    set_flags(config.xla_flags)
-    assume_flux(config)
+    load, stage = os.getloadavg()[0], options.stage
+    try:
+        config = resolve(options.config, overrides)
+        check_settings(config, (stage,))
+        set_flags(config.xla_flags)
+        assume_flux(config)
+        batches, data = some_batches(config, stage, 2)
+        found = measure(config, stage, batches, options.rounds, options.keep)
+    except (ConfigError, OSError, ValueError) as error:
+        raise SystemExit(f"{parser.prog}: {error}") from error
     console = Console()
     console.width = max(console.width, 120)
-    load = os.getloadavg()[0]
-    batches, data = some_batches(config, stage, 2)
-    found = measure(config, stage, batches, options.rounds, options.keep)
     title = f"{options.config}, {stage}: {config[stage].batch_size} rows of {data}"
     console.print(result_table(title, found))
     console.print(

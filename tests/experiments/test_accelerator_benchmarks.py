@@ -11,6 +11,7 @@ from experiments.benchmarks import attention as bench
 from experiments.benchmarks import step
 from tests.tiny import tiny_config
 from unicom_jax.core.attention import padding_mask
+from unicom_jax.parallel.accelerators import find_accelerator
 
 SLOTS, SIZES = 16, (4, 2, 8)  # heads, key heads, channels
 
@@ -67,9 +68,11 @@ def test_a_step_is_compiled_timed_and_printed(tmp_path, monkeypatch, capsys):
     config.write_text("from tests.tiny import tiny_config\nget_config = tiny_config\n")
     arguments = [f"--config={config}", "--stage=pretrain", "--rounds=2", f"--keep={tmp_path}"]
     monkeypatch.setattr("sys.argv", ["step", *arguments])
+    monkeypatch.setattr(step, "find_accelerator", lambda kind: find_accelerator("NVIDIA H200"))
     step.main()
     printed = capsys.readouterr().out
     assert "4 rows of its own data" in printed and "tokens per second" in printed
+    assert "MFU" in printed and "plan: all overlaps" in printed  # as if this were the accelerator
     assert (tmp_path / "pretrain.hlo").read_text().startswith("HloModule")
     assert list(tmp_path.rglob("*.xplane.pb"))
     assert f"{jax.device_count()} x cpu" in printed

@@ -11,7 +11,6 @@ from experiments.benchmarks.denoising import (
     affine_loss,
     distance_table,
     exact_losses,
-    main,
     nearest,
     scenes_of_one,
 )
@@ -59,19 +58,3 @@ def test_scenes_of_one_object_have_every_shape_letter_colour_place_and_backgroun
     )
     assert len(scenes) == len(labels) == 3 * 2 * 9 * len(SceneConfig().backgrounds)
     assert len(set(scenes)) == len(scenes) and all(len(one.objects) == 1 for one in scenes)
-
-
-@pytest.mark.parametrize(
-    ("flags", "status", "message"),
-    [
-        (["--workdir=nothing"], 1, "denoising: nothing/config.json"),
-        (["--workdir=nothing", "--scenes=1"], 2, "must be at least 4"),
-    ],
-)
-def test_wrong_arguments_end_in_one_line(tmp_path, monkeypatch, capsys, flags, status, message):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["denoising", *flags])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    said = capsys.readouterr().err if status == 2 else ended.value.code
-    assert message in said and "Traceback" not in said

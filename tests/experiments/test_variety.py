@@ -6,7 +6,7 @@ import pytest
 
 from data_pipelines.scenes.render import render
 from data_pipelines.scenes.scene import PLACES, Scene, SceneObject
-from experiments.benchmarks.variety import PROMPTS, effective, main, variety
+from experiments.benchmarks.variety import PROMPTS, effective, variety
 
 
 def drawn(*objects, background="white"):
@@ -29,22 +29,6 @@ def test_places_are_layouts_and_colours_are_looks_and_wrong_drawings_count_as_ne
     gray = variety("a red ring", [drawn(here), drawn(here, background="gray")])
     assert (gray.layouts, gray.looks) == (1.0, pytest.approx(2.0))
     assert variety("a red ring", [drawn(here, ("cross", "red", "middle"))]).correct == 0
-
-
-@pytest.mark.parametrize(
-    ("flags", "status", "message"),
-    [
-        (["--checkpoint=nothing"], 1, "variety: nothing/config.json"),
-        (["--checkpoint=s3:nothing", "--drawings=0"], 2, "--drawings: must be at least 1"),
-    ],
-)
-def test_wrong_arguments_end_in_one_line(tmp_path, monkeypatch, capsys, flags, status, message):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["variety", *flags])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    said = capsys.readouterr().err if status == 2 else ended.value.code
-    assert message in said and "Traceback" not in said
 
 
 def test_every_prompt_is_in_the_grammar_of_scenes():
