@@ -5,10 +5,11 @@
 
 Needs neither weights nor data: weights are random, and if the configuration's data cannot be read,
 rows are packed from Scenes. The step is the one that a run compiles, for a batch of this many rows;
-it is given two batches in turn, already on the device. MFU counts the operations that the loss
-needs, with the share of visible pairs that `unicom plan` finds in such rows. "All overlaps" and
-"nothing does" are the bounds of `unicom plan` from the text of the same program. Data preparation
-and host transfers are not in the time.
+it is given two batches in turn, already on the device. Stages that sample (g4u, u4g, jointly) are
+refused, as by `unicom plan`. MFU counts the operations that the loss needs, with the share of
+visible pairs that `unicom plan` finds in such rows. "All overlaps" and "nothing does" are the
+bounds of `unicom plan` from the text of the same program. Data preparation and host transfers are
+not in the time.
 """
 
 from __future__ import annotations
@@ -141,8 +142,7 @@ def measure(
     mesh = make_mesh(config.mesh)
     program = make_program(config, stage, mesh)
     arguments = (program.trainer.init_state(), random_frozen(program))
-    prepare = program.trainer.prepare_step()
-    batches = [prepare(*arguments, place_batch(batch, mesh)) for batch in batches]
+    batches = [place_batch(batch, mesh) for batch in batches]
     step, began = program.trainer.train_step(), time.perf_counter()
     compiled = step.lower(*arguments, batches[0]).compile()
     took = time.perf_counter() - began

@@ -18,6 +18,7 @@ QUICK = "--config=experiments/quickstart.py"
         (variety, ["--checkpoint=s3:nothing", "--drawings=0"], 2, "--drawings: must be at least 1"),
         (step, ["--config=nothing.py", "--stage=pretrain"], 1, "nothing.py"),
         (step, [QUICK, "--stage=pretrain", "--config.pretrain.batch=4"], 1, "pretrain.batch"),
+        (step, ["--config=experiments/uae_quick.py", "--stage=u4g"], 1, "samples texts"),
     ],
 )
 def test_wrong_arguments_end_in_one_line(monkeypatch, capsys, module, flags, status, message):
