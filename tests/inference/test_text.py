@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,7 +133,12 @@ def test_top_p_counts_the_probability_of_what_top_k_leaves():
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"temperature": -1}, "temperature is -1"), ({"top_p": 2}, "top_p"), ({"top_k": -1}, "top_k")],
+    [
+        ({"temperature": -1}, "temperature is -1"),
+        ({"temperature": math.nan}, "temperature is nan"),
+        ({"top_p": 2}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+    ],
 )
 def test_a_number_out_of_range_is_refused(options, words):
     with pytest.raises(ValueError, match=words):

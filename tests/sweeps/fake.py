@@ -97,10 +97,9 @@ def write_fake_sweep(workdir: Path) -> tuple[Sweep, Plan]:
             if not (broken and run.seed == 2):
                 write_outcome(workdir, job.id, **status, **spent)
         if run.variant != "broken":
-            rate, loss = (0.8, 1.0) if run.variant == "wide" else (0.4, 1.5)
-            write_scored(
-                run.job.folder(workdir), seed=run.seed, rate=rate, loss=loss + 0.01 * run.seed
-            )
+            wide = run.variant == "wide"
+            rate, loss = (0.8, 1.0 + 0.01 * run.seed) if wide else (0.4, 1.52 - 0.01 * run.seed)
+            write_scored(run.job.folder(workdir), seed=run.seed, rate=rate, loss=loss)
             write_outcome(workdir, run.job.id, status=DONE, **spent)
     return sweep, plan
 

@@ -75,6 +75,17 @@ def test_settings_of_stages_that_are_not_trained_do_not_part_a_group(runs, tmp_p
         assert len(group_runs([first, changed])) == 2
 
 
+@pytest.mark.parametrize(
+    "stages", [("encoder", "codec", "pretrain", "pretrain"), ("codec", "encoder", "pretrain")]
+)
+def test_runs_of_other_stages_are_no_seeds_of_one_configuration(tmp_path, stages):
+    usual = {"rate": 0.4, "stages": ("encoder", "codec", "pretrain")}
+    first = write_hand_made(tmp_path / "first", seed=0, **usual)
+    other = write_hand_made(tmp_path / "other", seed=1, **(usual | {"stages": stages}))
+    groups = group_runs([first, other])
+    assert len(groups) == 2 and differing(groups) == {"stages": [usual["stages"], stages]}
+
+
 def test_runs_that_start_from_runs_of_their_seeds_are_one_group(runs, tmp_path):
     def started(name: str, origin: Path, seed: int) -> Path:
         start = {"sft__init_from": f"{origin}:pretrain", "stages": ("sft",)}

@@ -24,21 +24,24 @@ from unicom_jax.config import ConfigError
 from unicom_jax.evaluation.intervals import mean_interval
 from unicom_jax.evaluation.records import Redrawing, write_records
 from unicom_jax.evaluation.scores import Score, flatten, read_scores, write_scores
+from unicom_jax.rl.joint import OF_DRAWINGS
 from unicom_jax.sweeps.command import print_comparisons
 from unicom_jax.sweeps.compare import (
     HEADINGS,
     SAME,
+    compare,
     compare_sweep,
     latex,
     markdown,
     measured_of,
     row_of,
 )
-from unicom_jax.sweeps.items import outcomes_of
+from unicom_jax.sweeps.items import is_higher_better, outcomes_of
 from unicom_jax.sweeps.outcomes import FAILED, path_of, write_outcome
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import COLUMNS, rows_of, write_table
-from unicom_jax.sweeps.statistics import UNDECIDED
+from unicom_jax.sweeps.statistics import UNDECIDED, Outcomes
+from unicom_jax.sweeps.sweep import Contrast
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +185,35 @@ def test_a_sign_against_the_claim_is_called_opposite(done):
     turned = [replace(c, better=c.worse, worse=c.better) for c in sweep.contrasts[:2]]
     found = compare_sweep(replace(sweep, contrasts=turned), plan, workdir)
     assert [one.verdict for one in found] == ["opposite sign"] * 2
+
+
+@pytest.mark.parametrize(
+    ("score", "higher"),
+    [
+        ("pretrain:eval/loss", False),
+        ("pretrain:eval/text/text_to_image", False),
+        ("pretrain:eval/text_accuracy", True),
+        ("pretrain:eval/text_accuracy/visual_qa", True),
+        ("pretrain:eval/text_accuracy/source/photos", True),
+        ("encoder:eval/retrieval", True),
+        ("g4u:eval/reward", True),
+        ("g4u:eval/reward/facts", True),
+        (f"jointly:eval/{OF_DRAWINGS}reward", True),
+        ("u4g:eval/kl", False),
+    ],
+)
+def test_more_of_a_share_or_of_a_reward_is_better_and_less_of_a_loss(score, higher):
+    assert is_higher_better(score) is higher
+
+
+def test_means_beside_a_difference_are_over_the_seeds_that_both_variants_have():
+    measured = {
+        "wide": {0: Outcomes(3.0), 1: Outcomes(4.0)},
+        "narrow": {0: Outcomes(1.0), 1: Outcomes(1.5), 2: Outcomes(9.0)},
+    }
+    contrast = Contrast("pretrain:eval/loss", better="wide", worse="narrow")
+    (found,) = compare([contrast], {contrast.score: measured})
+    assert row_of(found, measured)[1:4] == ("wide 3.5", "narrow 1.25", "+2.25")
 
 
 def test_comparisons_are_printed_with_what_failed(done):

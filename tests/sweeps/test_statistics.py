@@ -120,6 +120,27 @@ def test_a_score_of_one_run_without_items_is_never_decided():
     assert verdict(effect, effect.p, True) == UNDECIDED
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "p"),
+    [
+        (runs([0.5, 0.6]), runs([0.48, 0.58]), 0.5),
+        (runs([0.7, 0.3, 0.9]), runs([0.6, 0.2, 0.8]), 0.25),  # equal up to rounding
+        (runs((), np.ones((1, 3))), runs((), np.zeros((1, 3))), 0.25),
+    ],
+)
+def test_a_few_equal_differences_decide_nothing(first, second, p):
+    """They have no spread, which does not mean that the next one would be the same."""
+    effect = effect_of(first, second)
+    assert effect.p == p and verdict(effect, effect.p, True) == UNDECIDED
+    assert effect.interval.low == -math.inf and effect.interval.high == math.inf
+
+
+def test_a_difference_that_many_items_agree_on_is_decided():
+    effect = effect_of(runs((), np.ones((3, 20))), runs((), np.zeros((3, 20))))
+    assert effect.p < 1e-5 and verdict(effect, effect.p, True) == BETTER
+    assert effect.interval == (1.0, 1.0, 1.0)
+
+
 def test_holm_multiplies_the_smallest_p_by_their_number_and_keeps_their_order():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])

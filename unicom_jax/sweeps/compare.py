@@ -123,12 +123,14 @@ def mean_of(measured: Mapping[int, Outcomes]) -> float | None:
 
 
 def row_of(one: Comparison, measured: Measured) -> tuple[str, ...]:
-    """The cells of a comparison, under `HEADINGS`."""
+    """The cells of a comparison, under `HEADINGS`. The means of the two variants are over the seeds
+    that both have, so that they differ by the difference beside them."""
     contrast, effect = one.contrast, one.effect
-    sides = [
-        f"{name} {show(contrast.score, mean_of(measured.get(name, {})))}"
-        for name in (contrast.better, contrast.worse)
-    ]
+    runs = {name: measured.get(name, {}) for name in (contrast.better, contrast.worse)}
+    if effect is not None:  # which is over the seeds of both
+        both = set.intersection(*map(set, runs.values()))
+        runs = {name: {seed: found[seed] for seed in both} for name, found in runs.items()}
+    sides = [f"{name} {show(contrast.score, mean_of(found))}" for name, found in runs.items()]
     if effect is None:
         return (contrast.score, *sides, "–", "–", "–", "–", f"{UNDECIDED}: {one.why}")
     ends = (effect.interval.low, effect.interval.high)

@@ -74,9 +74,10 @@ def group_runs(workdirs: Sequence[Path]) -> list[Group]:
 def settings_of(workdir: Path, after: tuple[Path, ...] = ()) -> tuple[dict[str, Any], int]:
     """The keys on which the results of a run depend, and its seed.
 
-    Settings of stages that the run does not train are left out, unless they describe a part. An
-    `init_from` that names a run stands for the settings of that run, so that runs of several seeds
-    that start from runs of these seeds are one group; if the folder is gone, for its path.
+    Which stages it trains, in which order, is one of them. Settings of stages that the run does not
+    train are left out, unless they describe a part. An `init_from` that names a run stands for the
+    settings of that run, so that runs of several seeds that start from runs of these seeds are one
+    group; if the folder is gone, for its path.
 
     Args:
       after: the runs whose `init_from` led here; one that starts from them stands for its path.
@@ -93,7 +94,7 @@ def settings_of(workdir: Path, after: tuple[Path, ...] = ()) -> tuple[dict[str, 
     before = (*after, workdir)
     trained = {one.name for one in occurrences(config["stages"])}
     unused = STAGES.keys() - PARTS.keys() - trained
-    settings = {}
+    settings: dict[str, Any] = {"stages": tuple(config["stages"])}
     for name, value in config.items():
         group = name.partition(".")[0]
         if name == "seed" or group in unused or is_free(name) or KEYS[name].filled_in:

@@ -31,6 +31,9 @@ FIELDS: tuple[tuple[str, str, str, str], ...] = (
     (r"editing/success/(.+)", "edits", "success", "kind"),
     (r"unified/(cosine|agreement|caption_kept|caption_invented)", "unified", r"\1", ""),
 )
+# Held-out metrics of which more is better, and their parts, such as eval/text_accuracy/TASK.
+# "drawing/" begins the terms of the drawer where a captioner is trained with it.
+GAINS = re.compile(r"eval/(drawing/)?(text_accuracy|retrieval|reward)(/.+)?")
 ASKED = ("question", "instruction", "prompt")  # tell the samples of one picture apart
 
 
@@ -56,11 +59,11 @@ def last_value(folder: Path, stage: str, metric: str) -> float | None:
 
 
 def is_higher_better(score: str) -> bool:
-    """Whether more of a score is better: of held-out metrics, shares alone."""
+    """Whether more of a score is better: of held-out metrics, of shares and rewards alone."""
     found = stage_of(score)
     if found is None:
         return style_of(score).higher_is_better
-    return found[1].endswith(("accuracy", "retrieval"))
+    return GAINS.fullmatch(found[1]) is not None
 
 
 @functools.lru_cache(maxsize=64)

@@ -29,6 +29,7 @@ from unicom_jax.evaluation.intervals import Interval
 
 LEVEL = 0.95
 RESAMPLES = 2000
+ROUNDING = 1e-9  # spread of differences, as a share of their mean, below which they are equal
 BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
 
 
@@ -86,7 +87,7 @@ def effect_of(first: Mapping[int, Outcomes], second: Mapping[int, Outcomes]) -> 
     groups = len(set().union(*clusters))
     parts = [(over_seeds, len(seeds) - 1), (over_items, groups - 1)]
     interval, p = _combined(value, [(_error(*part), part[1]) for part in parts if part[0]])
-    if over_items and not over_seeds:
+    if over_items and not over_seeds and math.isfinite(interval.high):
         interval = over_items
     return Effect(interval, over_seeds, over_items, len(seeds), len(first[seeds[0]].items), p)
 
@@ -139,12 +140,18 @@ def _quantile(degrees: float) -> float:
 
 def _combined(value: float, errors: Sequence[tuple[float, int]]) -> tuple[Interval, float]:
     """The interval of independent standard errors with their degrees of freedom, and the p value of
-    no difference."""
+    no difference.
+
+    Where all differences are equal, no spread can be estimated. The p value is then that of a sign
+    test, and a difference that it leaves undecided has no interval.
+    """
+    unknown = Interval(value, -math.inf, math.inf)
     variance = sum(error**2 for error, _ in errors)
     if not errors:
-        return Interval(value, -math.inf, math.inf), math.nan
-    if variance == 0:
-        return Interval(value, value, value), 1.0 if value == 0 else 0.0
+        return unknown, math.nan
+    if math.sqrt(variance) <= ROUNDING * abs(value):
+        p = 1.0 if value == 0 else 2.0 ** -max(degrees for _, degrees in errors)
+        return Interval(value, value, value) if value == 0 or p < 1 - LEVEL else unknown, p
     degrees = variance**2 / sum(error**4 / degrees for error, degrees in errors)
     half = _quantile(degrees) * math.sqrt(variance)
     p = 2 * float(scipy.stats.t.sf(abs(value) / math.sqrt(variance), degrees))
