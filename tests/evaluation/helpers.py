@@ -88,6 +88,7 @@ class PerfectModel:
         self.calls: list[tuple[str, int]] = []
 
     without_details = None
+    fingerprint = "of perfect features"
 
     @property
     def encoder(self) -> PerfectModel:

@@ -106,6 +106,18 @@ def test_scores_on_disk_are_the_scores_returned(run):
     assert read_about(workdir / "scores.json")["answer_rule"] == "exact"
 
 
+def test_scores_tell_other_pictures_and_other_encoders_apart(tmp_path):
+    def about(data, name):
+        evaluate(PerfectModel, None, CONFIG, tmp_path / name, data=data, only=("captions",))
+        return read_about(tmp_path / name / "scores.json")
+
+    plain = EvaluationData(examples(6))
+    others = EvaluationData([dataclasses.replace(e, captions=("b",)) for e in examples(6)])
+    one, same, other = (about(*run) for run in ((plain, "a"), (plain, "b"), (others, "c")))
+    assert one["pictures"] == same["pictures"] != other["pictures"]
+    assert one["encoder"] == PerfectModel.fingerprint
+
+
 def test_records_name_pictures_that_exist(run):
     workdir, _ = run
     records = read_records(workdir / "evaluation")

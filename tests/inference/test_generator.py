@@ -10,6 +10,7 @@ from tests.data.samples import picture, tokenizer
 from tests.tiny import tiny_config
 from unicom_jax.inference import engine
 from unicom_jax.inference.generator import Generator
+from unicom_jax.inference.picture_encoder import PictureEncoder
 from unicom_jax.inference.reconstructor import Reconstructor
 
 PROMPTS = ["a red dot", "a large blue square on the left of a red dot", "a dot"]
@@ -239,3 +240,12 @@ def test_reconstructions_and_features_belong_to_their_pictures(generator):
 def test_a_size_that_the_model_never_saw_is_refused(generator):
     with pytest.raises(ValueError, match=r"size \(64, 32\): this model was trained at \(32, 32\)"):
         generator.draw(PROMPTS[:1], size=(64, 32))
+
+
+def test_an_encoder_is_recognised_by_its_weights():
+    def fingerprint(**weights):
+        tree = {"vision": {name: np.float32(value) for name, value in weights.items()}}
+        return PictureEncoder(None, tree, None, batch_size=1).fingerprint
+
+    assert fingerprint(a=[1, 2], b=[3]) == fingerprint(b=[3], a=[1, 2])
+    assert len({fingerprint(a=[1, 2]), fingerprint(a=[1, 3]), fingerprint(b=[1, 2])}) == 3

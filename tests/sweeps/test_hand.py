@@ -151,6 +151,16 @@ def test_seeds_that_were_scored_on_other_items_are_refused(runs, tmp_path):
         spreads(group)
 
 
+def test_seeds_that_were_scored_on_other_numbers_of_samples_are_refused(runs, tmp_path):
+    """Distances have no items that could tell."""
+    other = write_hand_made(tmp_path / "other", seed=7, rate=0.4)
+    path = other / "scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"reconstruction/kid.n": 30}))
+    (group,) = group_runs([runs[0], other])
+    with pytest.raises(ConfigError, match="scored on other numbers of samples"):
+        spreads(group)
+
+
 def test_seeds_that_were_scored_after_other_steps_are_shown(tmp_path):
     for seed, step in ((0, 4), (1, 2)):
         path = write_hand_made(tmp_path / f"{seed}", seed=seed, rate=0.4) / "scores.json"

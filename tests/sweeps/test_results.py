@@ -40,7 +40,7 @@ from unicom_jax.sweeps.items import is_higher_better, outcomes_of
 from unicom_jax.sweeps.outcomes import FAILED, path_of, write_outcome
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import COLUMNS, rows_of, write_table
-from unicom_jax.sweeps.statistics import UNDECIDED, Outcomes
+from unicom_jax.sweeps.statistics import UNDECIDED, Outcomes, effect_of
 from unicom_jax.sweeps.sweep import Contrast
 
 
@@ -88,6 +88,47 @@ def test_a_distance_of_distributions_has_a_value_and_no_items(tmp_path):
     found = outcomes_of(tmp_path, "reconstruction/kid")
     assert found.value == pytest.approx(0.07) and not found.items
     assert outcomes_of(tmp_path, "editing/success") is None
+
+
+def rewrite(run, about, scores):
+    """Changes facts and numbers of a run's scores."""
+    path = run / "scores.json"
+    found = json.loads(path.read_text())
+    found["about"] |= about
+    path.write_text(json.dumps(found | scores))
+
+
+RETRIEVAL = {f"generation/retrieval{end}": 0.5 for end in ("", ".low", ".high")}
+
+
+@pytest.mark.parametrize(
+    ("score", "about", "n", "why"),
+    [
+        ("generation/retrieval", {}, 50, "scored on other numbers of samples"),
+        ("generation/retrieval", {"encoder": "b"}, 60, "measured by other encoders"),
+        ("reconstruction/kid", {"encoder": "b"}, 60, "measured by other encoders"),
+        ("reconstruction/kid", {"pictures": "b"}, 60, "scored on other pictures"),
+        ("understanding/qa", {"pictures": "b"}, 60, "scored on other pictures"),
+    ],
+)
+def test_values_of_other_samples_pictures_or_encoders_are_not_subtracted(
+    tmp_path, score, about, n, why
+):
+    for name, facts, count in (("one", {}, 60), ("other", about, n)):
+        write_scored(tmp_path / name, seed=0, rate=0.7)
+        known = {"encoder": "a", "pictures": "a"}
+        rewrite(tmp_path / name, known | facts, RETRIEVAL | {"generation/retrieval.n": count})
+    one, other = ({0: outcomes_of(tmp_path / name, score)} for name in ("one", "other"))
+    with pytest.raises(ValueError, match=f"the runs were {why}"):
+        effect_of(one, other)
+
+
+def test_prompts_can_be_compared_whatever_the_pictures_and_the_encoder_are(tmp_path):
+    for name in "ab":
+        write_scored(tmp_path / name, seed=0, rate=0.7)
+        rewrite(tmp_path / name, {"encoder": name, "pictures": name}, {})
+    one, other = ({0: outcomes_of(tmp_path / name, "generation/overall")} for name in "ab")
+    assert effect_of(one, other).interval.value == 0
 
 
 def test_a_held_out_metric_is_that_of_the_last_evaluation(tmp_path):

@@ -107,7 +107,6 @@ def run_evaluate(
         workdir,
         only=only,
         data=data_of(config, settings, split),
-        encoder_of=lambda model: model.encoder,
         about=about,
         console=console,
     )

@@ -21,18 +21,26 @@ class Drawn(Protocol):
 class Encoder(Protocol):
     """The encoder alone, which measures pictures."""
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of its weights: numbers that other encoders measured cannot be compared."""
+
     def features(self, images: Sequence[Picture]) -> Float32[np.ndarray, "pictures F"]:
         """The encoder's pooled features."""
 
 
-class UnifiedModel(Encoder, Protocol):
+class UnifiedModel(Protocol):
     """Every method takes a list and keeps its order.
 
+    `encoder`: the one that it was trained with; None: there is none.
     `without_details`: the same model with a head that adds no details; None if it never adds any.
 
     All random choices follow from `seed` and an item's place (its index in the list plus `first`),
     so they do not depend on how many items a call gets.
     """
+
+    @property
+    def encoder(self) -> Encoder | None: ...
 
     @property
     def without_details(self) -> UnifiedModel | None: ...

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 import itertools
+import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -53,7 +55,7 @@ def evaluate(
     *,
     data: EvaluationData | None = None,
     only: Collection[str] | None = None,
-    encoder_of: Callable[[UnifiedModel], Encoder | None] = lambda model: model,
+    encoder_of: Callable[[UnifiedModel], Encoder | None] = lambda model: model.encoder,
     about: Mapping[str, Any] | None = None,
     console: rich.console.Console | None = None,
 ) -> dict[str, float | int | None]:
@@ -97,7 +99,7 @@ def evaluate(
     if config.shown and "generations" in suites and model.without_details is not None:
         suites |= details_of(samples, data, config)
     results = _run("trained", suites, model, console)
-    shapes = _shapes(model, data.examples, samples.pictures)
+    seen = _seen(model, data.examples, samples.pictures)
     del model  # two may not fit into memory
     blind: dict[str, SuiteResult] = {}
     if load_untrained is not None:
@@ -106,7 +108,8 @@ def evaluate(
         blind = _run("untrained", suites, load_untrained(), console)
     flat = flatten(_scores(results), _scores(blind))
     judge = "the exact judge of the data" if data.prompts else "retrieval among the true pictures"
-    facts = {**(about or {}), "shapes": shapes, "judge": judge, **_settings(config)}
+    measured = encoder.fingerprint if encoder else None
+    facts = {**(about or {}), **seen, "encoder": measured, "judge": judge, **_settings(config)}
     facts["left_out"] = list(left_out)
     write_records(as_path(workdir) / RECORDS_FOLDER, _records(results), _records(blind))
     write_scores(as_path(workdir) / SCORES_FILE, flat, facts)
@@ -258,12 +261,16 @@ def _records(results: Mapping[str, SuiteResult]) -> dict[str, Sequence]:
     return {name: result.records for name, result in results.items()}
 
 
-def _shapes(model: UnifiedModel, examples: Sequence[Example], count: int) -> dict[str, int]:
-    """The number of pictures in each shape in which the model saw them, "height x width"."""
-    shapes = collections.Counter(
-        "{} x {}".format(*model.prepared(examples[index].image).shape[:2]) for index in range(count)
-    )
-    return dict(shapes.most_common())
+def _seen(model: UnifiedModel, examples: Sequence[Example], count: int) -> dict[str, Any]:
+    """The number of pictures in each shape in which the model saw them, "height x width", and what
+    says whether another run was scored on the same pictures: a hash of their keys and captions."""
+    shapes: collections.Counter = collections.Counter()
+    digest = hashlib.sha256()
+    for example in (examples[index] for index in range(count)):
+        shapes["{} x {}".format(*model.prepared(example.image).shape[:2])] += 1
+        digest.update(json.dumps([example.key, *example.captions[:1]]).encode())
+    pictures = digest.hexdigest()[:16] if count else None
+    return {"shapes": dict(shapes.most_common()), "pictures": pictures}
 
 
 def _settings(config: EvaluationConfig) -> dict[str, Any]:

@@ -73,6 +73,15 @@ STYLES = {
 }
 
 
+# Scores that an encoder measures: only values of one encoder can be compared.
+OF_FEATURES = ("reconstruction/kid", "generation/kid", "generation/retrieval", "unified/cosine")
+
+
+def is_of_features(name: str) -> bool:
+    """Whether an encoder measures a score; one of a part, SUITE/NAME/PART, as SUITE/NAME."""
+    return "/".join(name.split("/")[:2]) in OF_FEATURES
+
+
 def style_of(name: str) -> Style:
     """How a score of this name is shown: as a proportion unless the table says otherwise. A score
     of a part, SUITE/NAME/PART, is shown like SUITE/NAME."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
+from flax import traverse_util
 from jaxtyping import Float32
 
 from data_pipelines.sequences.format import SequenceConfig
@@ -26,6 +29,15 @@ class PictureEncoder:
     params: Mapping[str, Params]
     sequence: SequenceConfig
     batch_size: int
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of its weights."""
+        digest = hashlib.sha256()
+        for path, weight in sorted(traverse_util.flatten_dict(self.params, sep="/").items()):
+            digest.update(path.encode())
+            digest.update(np.ascontiguousarray(weight).tobytes())
+        return digest.hexdigest()[:16]
 
     def features(self, images: Picture | Sequence[Picture]) -> Float32[np.ndarray, "B F"]:
         """Pooled features."""

@@ -12,8 +12,8 @@ from typing import Any
 from unicom_jax.evaluation.records import OUTCOMES_FILE, read_outcomes
 from unicom_jax.evaluation.report_inputs import read_lines
 from unicom_jax.evaluation.run import RECORDS_FOLDER, SCORES_FILE
-from unicom_jax.evaluation.scores import read_scores, style_of
-from unicom_jax.sweeps.statistics import Outcomes
+from unicom_jax.evaluation.scores import is_of_features, read_about, read_scores, style_of
+from unicom_jax.sweeps.statistics import ENCODER, Outcomes
 from unicom_jax.sweeps.sweep import stage_of
 
 Row = Mapping[str, Any]
@@ -47,7 +47,19 @@ def outcomes_of(folder: Path, score: str) -> Outcomes | None:
     if value is None:
         return None
     items, clusters = _items(_kept(folder, path.stat().st_mtime_ns), score)
-    return Outcomes(float(value), items, clusters)
+    return Outcomes(float(value), items, clusters, _facts(path, score))
+
+
+def _facts(path: Path, score: str) -> dict[str, Any]:
+    """The facts of `Outcomes`; older versions of the code kept fewer of them."""
+    about, found = read_about(path), _found(score)
+    of_prompts = found is not None and found[0] == "generations"
+    facts = {
+        "samples": read_scores(path).get(f"{score}.n"),
+        "pictures": None if of_prompts else about.get("pictures"),
+        ENCODER: about.get("encoder") if is_of_features(score) else None,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def last_value(folder: Path, stage: str, metric: str) -> float | None:

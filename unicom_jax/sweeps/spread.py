@@ -13,7 +13,7 @@ from unicom_jax.evaluation.scores import read_scores, score_names
 from unicom_jax.sweeps.compare import mean_of, show
 from unicom_jax.sweeps.hand import Group
 from unicom_jax.sweeps.items import outcomes_of
-from unicom_jax.sweeps.statistics import Outcomes
+from unicom_jax.sweeps.statistics import DIFFERENT, ENCODER, Outcomes, obstacle
 
 SPREAD_HEADINGS = ("score", "mean", "range over seeds", "95% interval", "untrained", "chance", "n")
 
@@ -82,8 +82,10 @@ def _over_items(measured: Mapping[int, Outcomes]) -> Interval | None:
     All seeds answer the same items, so an item's outcomes are a cluster.
     """
     runs = list(measured.values())
-    if any(one.items.keys() != runs[0].items.keys() for one in runs):
-        raise ConfigError("the runs were scored on other items; evaluate all on the same data")
+    # Each seed may have an encoder of its own: the values are not subtracted.
+    facts = DIFFERENT.keys() - {ENCODER}
+    if why := next(filter(None, (obstacle(one, runs[0], facts) for one in runs)), ""):
+        raise ConfigError(why)
     if not runs[0].items:
         return None
     # An item's value is its share of the score, so n times the value is its outcome; rounding turns

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -31,6 +32,12 @@ LEVEL = 0.95
 RESAMPLES = 2000
 ROUNDING = 1e-9  # spread of differences, as a share of their mean, below which they are equal
 BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
+ENCODER = "encoder"
+DIFFERENT = {
+    "samples": "scored on other numbers of samples; evaluate both on the same data",
+    "pictures": "scored on other pictures; evaluate both on the same data",
+    ENCODER: "measured by other encoders, whose features cannot be compared",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +49,14 @@ class Outcomes:
       items: what it is the sum of, by item: weight times outcome; empty where it is no sum, such as
         a distance of distributions.
       clusters: item -> what it belongs together with.
+      facts: what has to be the same for two runs to be comparable, by a key of `DIFFERENT`; facts
+        that are not known are left out.
     """
 
     value: float
     items: Mapping[str, float] = dataclasses.field(default_factory=dict)
     clusters: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +84,7 @@ def effect_of(first: Mapping[int, Outcomes], second: Mapping[int, Outcomes]) -> 
     """The effect over runs by seed.
 
     Raises:
-      ValueError: no seed in common, or runs that were scored on other items.
+      ValueError: no seed in common, or runs that cannot be compared (`obstacle`).
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
@@ -98,10 +108,25 @@ def _student(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def obstacle(first: Outcomes, second: Outcomes, facts: Iterable[str] = DIFFERENT) -> str:
+    """Why two runs cannot be compared in a score; "" if they can.
+
+    Args:
+      facts: those that have to be the same.
+    """
+    for name in facts:
+        both = [one.facts[name] for one in (first, second) if name in one.facts]
+        if len(both) == 2 and both[0] != both[1]:
+            return f"the runs were {DIFFERENT[name]}"
+    if first.items.keys() != second.items.keys():
+        return "the runs were scored on other items; evaluate both on the same data"
+    return ""
+
+
 def _by_cluster(first: Outcomes, second: Outcomes) -> dict[str, float]:
     """The difference of two runs that each cluster of items contributes."""
-    if first.items.keys() != second.items.keys():
-        raise ValueError("the runs were scored on other items; evaluate both on the same data")
+    if why := obstacle(first, second):
+        raise ValueError(why)
     found: dict[str, float] = {}
     for item, value in first.items.items():
         cluster = first.clusters.get(item, item)
