@@ -83,6 +83,23 @@ def test_preparing_a_folder_again_changes_nothing_and_finishes_what_was_begun(tr
     assert (folder / "pretrain/checkpoints/7").is_dir() and (folder / "config.json").is_file()
 
 
+def test_a_folder_that_holds_an_earlier_training_of_a_stage_is_refused(trained, tmp_path):
+    plan, workdir = trained
+    shutil.copytree(workdir, tmp_path / "copy")
+    run = plan.runs[0]
+    stage = plan.needed(run)[-1]
+    facts = stage.folder(tmp_path / "copy") / stage.label / "stage.json"
+    facts.write_text('{"seconds": 1.0}')
+    shutil.rmtree(run.job.folder(tmp_path / "copy"), ignore_errors=True)
+    folder = prepare(tmp_path / "copy", run.job)
+    facts.write_text('{"seconds": 2.0}')
+    with pytest.raises(ConfigError, match=f"holds an earlier training of {stage.id}; remove it"):
+        prepare(tmp_path / "copy", run.job)
+    shutil.rmtree(folder)
+    prepare(tmp_path / "copy", run.job)
+    assert (folder / stage.label / "stage.json").read_text() == '{"seconds": 2.0}'
+
+
 def with_autoencoder(trained, folder):
     """A copy of the sweep whose first stage has the files of an autoencoder; the run and stages."""
     plan, workdir = trained

@@ -18,13 +18,14 @@ from unicom_jax.sweeps.outcomes import (
     DONE,
     FAILED,
     STOPPED,
+    path_of,
     read_outcome,
     read_outcomes,
     write_outcome,
 )
 from unicom_jax.sweeps.plan import Job, Plan, Run
 from unicom_jax.sweeps.predict import predict
-from unicom_jax.sweeps.runner import Runner, reasons, spent
+from unicom_jax.sweeps.runner import Runner, finished, reasons, spent
 from unicom_jax.sweeps.work import work
 from unicom_jax.training.stopping import Stopped
 
@@ -108,6 +109,27 @@ def test_what_is_done_is_not_done_again(tmp_path):
     again = Jobs()
     run(plan, tmp_path, again)
     assert again.started == []
+
+
+def test_what_is_done_with_an_earlier_training_of_a_stage_is_named_and_not_counted(tmp_path):
+    """The user removed a stage with its outcome, so it is trained again."""
+    plan = plan_of({"a": ["root"]})
+    run(plan, tmp_path, Jobs())
+    given, own = tmp_path / "runs" / "a" / "root", tmp_path / "stages" / "root"
+    given.mkdir(parents=True)
+    (given / "stage.json").write_text("first")
+    path_of(tmp_path, "root").unlink()
+
+    class Trained(Jobs):
+        def __call__(self, workdir, id):
+            (own / "root").mkdir(parents=True)
+            (own / "root" / "stage.json").write_text("second")
+            return super().__call__(workdir, id)
+
+    jobs = Trained()
+    ended = run(plan, tmp_path, jobs)
+    assert jobs.started == ["root"] and not finished(plan, tmp_path)
+    assert "a holds an earlier training of root; remove it and" in ended.failed["a"]
 
 
 def test_a_failed_stage_takes_the_runs_along_that_need_it_and_no_other(tmp_path):

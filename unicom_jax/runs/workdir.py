@@ -12,6 +12,7 @@ from unicom_jax.config.key import ConfigError
 from unicom_jax.core.paths import LFS, is_remote
 
 CONFIG = "config.json"
+FACTS = "stage.json"  # of a stage that has ended; no two trainings write the same
 HISTORY = "config_history.jsonl"  # what `--allow-change` changed
 COMMITTED = "commit_success.txt"  # marks a complete checkpoint in a store, which cannot rename
 ROLLOUTS, ROLLOUTS_FILE = "rollouts", "rollouts.json"  # folder of a stage, and its list

@@ -31,11 +31,12 @@ from unicom_jax.sweeps.engines import ENGINES, PACKAGES
 from unicom_jax.sweeps.hand import compare_groups, differing, group_runs, steps_apart
 from unicom_jax.sweeps.here import results_here
 from unicom_jax.sweeps.outcomes import DONE, FAILED, claim_of, read_outcomes
+from unicom_jax.sweeps.outdated import all_outdated
 from unicom_jax.sweeps.plan import RUN, Job, Plan, make_plan, read_job
 from unicom_jax.sweeps.predict import Cost, predict
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import rows_of, write_table
-from unicom_jax.sweeps.runner import Ended, Runner, reasons, spent
+from unicom_jax.sweeps.runner import Ended, Runner, finished, reasons, spent
 from unicom_jax.sweeps.spread import SPREAD_HEADINGS, spread_rows, spreads
 from unicom_jax.sweeps.sweep import Sweep, load_sweep
 from unicom_jax.training.stopping import stop_signals
@@ -89,8 +90,8 @@ def _finish(
     write_table(rows_of(whole, results), workdir)
     print_comparisons(compare_sweep(sweep, whole, results), sweep, whole, results, console)
     console.print(f"report: {write_report(sweep, whole, workdir, results)}")
-    outcomes = read_outcomes(results, own.jobs)
-    without = [run for run in own.runs if outcomes[run.job.id].get("status") != DONE]
+    outcomes, done = read_outcomes(results, own.jobs), finished(own, results)
+    without = [run for run in own.runs if run.job.id not in done]
     what = f"{len(without)} of {len(own.runs)} runs have no result"
     if ended.unstarted:
         raise SweepError(
@@ -204,8 +205,11 @@ def print_status(args: argparse.Namespace, console: Console) -> None:
     table = _table("job", "state", "runs", "CPU time", "reason", numbers=("runs", "CPU time"))
     states = []
     outcomes = read_outcomes(workdir, plan.jobs)
+    old = all_outdated(plan, workdir, outcomes)
     for id, job in plan.jobs.items():
-        outcome = outcomes[id]
+        outcome = (
+            {**outcomes[id], "status": FAILED, "reason": old[id]} if id in old else outcomes[id]
+        )
         states.append(_state(workdir, id, outcome))
         seconds = outcome.get("cpu_seconds")
         table.add_row(

@@ -23,6 +23,7 @@ from unicom_jax.runs.configuration import read_config
 from unicom_jax.runs.data import DATA
 from unicom_jax.runs.origin import link_tree
 from unicom_jax.runs.workdir import COMMITTED, CONFIG, read_json, stage_steps
+from unicom_jax.sweeps.outdated import remedy, trained_anew
 from unicom_jax.sweeps.plan import Job, read_job
 
 CHECKPOINTS, TOKENIZER = "checkpoints", "tokenizer"
@@ -37,11 +38,15 @@ def prepare(workdir: Path, job: Job) -> Path:
       workdir: of the sweep.
 
     Raises:
-      ConfigError: a stage that it needs is not there, or two of them have other tokenizers.
+      ConfigError: a stage that it needs is not there, or was trained anew since, or two of them
+        have other tokenizers.
     """
     folder = job.folder(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / CONFIG).is_file():
+        for label in job.inputs:
+            if trained_anew(workdir, job, label):
+                raise ConfigError(remedy(workdir, job, label))
         return folder
     givers = {label: read_job(workdir, id).folder(workdir) for label, id in job.inputs.items()}
     for label, giver in givers.items():

@@ -13,7 +13,9 @@ from pathlib import Path
 from unicom_jax.core.paths import COPIES_AT_ONCE, copy_file, is_remote
 from unicom_jax.evaluation.records import OUTCOMES_FILE
 from unicom_jax.evaluation.run import RECORDS_FOLDER, SCORES_FILE
+from unicom_jax.runs.workdir import FACTS
 from unicom_jax.sweeps.outcomes import DONE, FOLDER, read_outcomes
+from unicom_jax.sweeps.outdated import later_stages, stage_folder
 from unicom_jax.sweeps.plan import Plan
 
 
@@ -32,6 +34,10 @@ def results_here(plan: Plan, workdir: Path) -> Iterator[Path]:
             if run.job.split:
                 names += [SCORES_FILE, f"{RECORDS_FOLDER}/{OUTCOMES_FILE}"]
             folder = run.job.folder(workdir).relative_to(workdir)
+            for label in later_stages(run.job, outcomes):  # for `outdated`
+                stage = stage_folder(workdir, run.job, label).relative_to(workdir)
+                names.append(f"{label}/{FACTS}")
+                wanted.append(f"{stage}/{FACTS}")
             wanted += [f"{folder}/{name}" for name in names]
     with tempfile.TemporaryDirectory(prefix="unicom-sweep-") as here:
 

@@ -25,10 +25,10 @@ from unicom_jax.sweeps.compare import (
     row_of,
     show,
 )
-from unicom_jax.sweeps.outcomes import DONE, read_outcomes
+from unicom_jax.sweeps.outcomes import read_outcomes
 from unicom_jax.sweeps.plan import Plan
 from unicom_jax.sweeps.results import Rows, rows_of
-from unicom_jax.sweeps.runner import reasons, spent
+from unicom_jax.sweeps.runner import finished, reasons, spent
 from unicom_jax.sweeps.statistics import BETTER, UNDECIDED, WORSE
 from unicom_jax.sweeps.sweep import Sweep
 
@@ -68,12 +68,11 @@ def _view(sweep: Sweep, plan: Plan, workdir: Path) -> dict[str, Any]:
     curves = _curves(rows_of(plan, workdir), variants)
     found = compare_sweep(sweep, plan, workdir)
     outcomes = read_outcomes(workdir, plan.jobs)
-    done = sum(outcomes[run.job.id].get("status") == DONE for run in plan.runs)
     return {
         "sweep": sweep,
         "variants": [(name, number % HUES) for number, name in enumerate(variants)],
         "changes": {run.variant: run.changes for run in plan.runs},
-        "done": done,
+        "done": len(finished(plan, workdir)),
         "runs": len(plan.runs),
         "seconds": spent(outcomes),
         "stages": sum(not job.split and bool(job.label) for job in plan.jobs.values()),

@@ -26,6 +26,7 @@ from unicom_jax.sweeps.outcomes import (
     read_outcome,
     read_outcomes,
 )
+from unicom_jax.sweeps.outdated import all_outdated, outdated
 from unicom_jax.sweeps.plan import Job, Plan, write_jobs
 from unicom_jax.training.stopping import Stopped
 
@@ -115,7 +116,12 @@ class Runner:
                 continue
             outcome = outcomes[id]
             if outcome.get("status") == DONE:
-                self.done.add(id)
+                if not self.done.issuperset(job.inputs.values()):
+                    continue  # a stage before it is done again
+                if why := outdated(self.workdir, job, outcomes):
+                    self._fail(job, why)
+                else:
+                    self.done.add(id)
             elif outcome.get("status") == FAILED and outcome["at"] >= self.began:
                 self._fail(job, outcome["reason"])
         for job in self.plan.jobs.values():
@@ -181,9 +187,10 @@ def spent(outcomes: Mapping[str, Mapping[str, Any]]) -> float:
 
 def finished(plan: Plan, workdir: Path) -> frozenset[str]:
     """The ids of the runs that are done with all their stages. A stage whose outcome was lost since
-    is trained again before its runs count."""
+    is trained again before its runs count; if it was trained anew, they do not."""
     outcomes = read_outcomes(workdir, plan.jobs)
     done = {id for id, outcome in outcomes.items() if outcome.get("status") == DONE}
+    done -= all_outdated(plan, workdir, outcomes).keys()
     return frozenset(
         run.job.id for run in plan.runs if done.issuperset((*run.job.inputs.values(), run.job.id))
     )
@@ -192,11 +199,12 @@ def finished(plan: Plan, workdir: Path) -> frozenset[str]:
 def reasons(plan: Plan, workdir: Path) -> dict[str, str]:
     """Why runs have no result, by the id of their job: what failed, in them or before them."""
     outcomes = read_outcomes(workdir, plan.jobs)
-    found: dict[str, Any] = {}
+    failed = {id: one["reason"] for id, one in outcomes.items() if one.get("status") == FAILED}
+    failed |= all_outdated(plan, workdir, outcomes)
+    found: dict[str, str] = {}
     for run in plan.runs:
         for job in (*plan.needed(run), run.job):
-            outcome = outcomes[job.id]
-            if outcome.get("status") == FAILED:
+            if job.id in failed:
                 before = "" if job.id == run.job.id else f"stage {job.id}: "
-                found.setdefault(run.job.id, before + outcome["reason"])
+                found.setdefault(run.job.id, before + failed[job.id])
     return found

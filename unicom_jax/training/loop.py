@@ -20,6 +20,7 @@ from unicom_jax.interop.atomic import write_text
 from unicom_jax.parallel.accelerators import find_accelerator
 from unicom_jax.parallel.processes import ProcessGroup, Vote
 from unicom_jax.parallel.sharding import place_batch
+from unicom_jax.runs.workdir import FACTS
 from unicom_jax.training.checkpoint import Position
 from unicom_jax.training.clock import Clock, Window
 from unicom_jax.training.flops import step_flops
@@ -385,4 +386,4 @@ def _write_facts(directory: Path, trainer: Trainer, facts: Mapping[str, Any]) ->
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
         **facts,
     }
-    write_text(directory / "stage.json", json.dumps(about, indent=2))
+    write_text(directory / FACTS, json.dumps(about, indent=2))
