@@ -13,11 +13,13 @@ with the question, and it draws nothing.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +68,19 @@ def exported(
     return turns, lambda text: len(model.processor.tokenizer(text)["input_ids"])
 
 
+def picture_slots(config: Mapping[str, Any]) -> int:
+    """Slots of a picture that a model reads, which may join several patches in one."""
+    from data_pipelines.build import sequence_config
+    from data_pipelines.sequences.format import UNDERSTANDING
+
+    side, sequence = (
+        config["data"]["image_size"] // config["data"]["patch"],
+        sequence_config(config),
+    )
+    roles = UNDERSTANDING[sequence.understanding]
+    return sum(math.prod(sequence.token_grid(side, side, role)) for role in roles)
+
+
 def generate(run: str, count: int, tokens: int) -> tuple[dict[str, Callable], Callable[[str], int]]:
     import tokenizers
     import torch
@@ -91,8 +106,7 @@ def generate(run: str, count: int, tokens: int) -> tuple[dict[str, Callable], Ca
         )
     ).eval()
     question = tokenizers.Tokenizer.from_file(str(Path(run, "tokenizer/tokenizer.json")))
-    slots = (config["data"]["image_size"] // config["data"]["patch"]) ** 2
-    slots += len(question.encode(QUESTION).ids)
+    slots = picture_slots(config) + len(question.encode(QUESTION).ids)
     prompt = torch.randint(8, config["data"]["vocab_size"], (count, slots))
 
     def write() -> list[int]:

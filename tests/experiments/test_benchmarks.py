@@ -7,10 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.build import sequence_config
+from data_pipelines.segments import UNDERSTOOD, Image, Text
+from data_pipelines.sequences.sequence import build_prefix
 from experiments.benchmarks import bare, ours, pipeline
 from experiments.benchmarks.race import Contestant, race, ratios
+from experiments.benchmarks.sampling_worker import picture_slots
 from experiments.benchmarks.standard import FLOW_WEIGHT, TEXT_WEIGHT, Standard
+from tests.data.samples import tokenizer
 from tests.families.documents import lively
+from tests.tiny import tiny_config
 from unicom_jax.core.losses import mean
 from unicom_jax.families.images import draw_noise
 
@@ -86,3 +92,24 @@ def test_pipeline_rates_count_examples_and_used_slots():
     delivery = pipeline.deliver("small", sizes, pictures=8, warmup=1, samples=1)
     slots_per_example = delivery.tokens.median / delivery.examples.median
     assert sizes.image_tokens < slots_per_example < sizes.slots
+
+
+@pytest.mark.parametrize(
+    ("changes", "slots"),
+    [
+        ({}, 16),
+        ({"unified__fold": 2}, 4),
+        ({"unified__understanding": "latents", "codec__pool": 2}, 4),
+        ({"unified__understanding": "sequence_concat"}, 32),
+    ],
+)
+def test_a_peer_that_writes_reads_as_many_tokens_as_our_model(changes, slots):
+    config = tiny_config(data__patch=8, **changes)
+    assert picture_slots(config) == slots
+    picture = np.zeros((32, 32, 3), np.uint8)
+    words, both = (
+        build_prefix([*pictures, Text("red")], tokenizer(), sequence_config(config))
+        for pictures in ([], [Image(picture, UNDERSTOOD)])
+    )
+    marks = 2  # of the picture
+    assert len(both) - len(words) == slots + marks
