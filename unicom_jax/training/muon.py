@@ -44,7 +44,7 @@ def muon(
     eps: float,
     mu_dtype: str = "float32",
 ) -> optax.GradientTransformationExtraArgs:
-    """Muon for linear kernels, AdamW for tables, norms and biases; without weight decay.
+    """Muon for the weights of `is_kernel`, AdamW for all others; without weight decay.
 
     `update(grads, state, mesh=mesh)` computes each matrix on one of the devices that hold it.
     Without a mesh, weights are taken to be whole on one device.
@@ -69,7 +69,8 @@ def muon(
 
 
 def is_kernel(spec: ParamSpec) -> bool:
-    """Whether a weight is a linear layer's matrix, or a stack of them along `layers`."""
+    """Whether a weight is a linear layer's matrix, or a stack of them along `layers`. A table of
+    positions along a line counts as one; tables of words do not."""
     return len(_sides(spec)) == 2 and "vocab" not in spec.axes
 
 
