@@ -57,6 +57,21 @@ def test_terms_are_means_over_all_batches_and_tasks_are_named_behind_them():
     assert values["eval/main/small"] != pytest.approx(values["eval/main"])
 
 
+def test_a_term_of_no_token_is_left_out():
+    """The held-out rows of a mixture without drawings have no flow loss, not one of 0."""
+    one = trainer()
+
+    class Common(Stream):
+        def __next__(self):
+            made = super().__next__()
+            return {**made, "weight": np.minimum(made["weight"], 1)}
+
+    held_out = HeldOut(one, lambda state, frozen, data: data, Common, 2)
+    values = held_out.evaluate(one.init_state(), {})
+    assert values.keys() == {"eval/loss", "eval/main"}
+    assert values["eval/loss"] == pytest.approx(values["eval/main"])
+
+
 def test_a_run_reports_each_task_of_its_mixture_on_the_terms_that_it_has(whole):
     lines = [json.loads(line) for line in (whole / "pretrain" / "metrics.jsonl").open()]
     (line,) = [line for line in lines if "eval/loss" in line]

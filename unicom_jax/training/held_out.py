@@ -15,7 +15,6 @@ from data_pipelines.loading.loader import Loader
 from unicom_jax.core.losses import LossTerms, reported
 from unicom_jax.core.module import Params
 from unicom_jax.parallel.sharding import place_batch
-from unicom_jax.training.metrics import known
 from unicom_jax.training.state import TrainState, split
 from unicom_jax.training.step import Trainer
 
@@ -49,14 +48,16 @@ class HeldOut:
         weighted sum of the former as `eval/loss`.
 
         Both `prepare` and the loss use the weights for inference, and the same noise at every step.
-        A part has no empty terms and no parts of terms.
+        Terms of no token are left out: a 0 would look like a perfect score. A part has no parts of
+        terms.
         """
         self._kept = self._kept or {name: self._take(one) for name, one in self._sources.items()}
         totals = {name: self._totals(state, frozen, some) for name, some in self._kept.items()}
-        means = reported(totals.pop(""))
-        means = known({term: float(value) for term, value in means.items()})
+        whole = totals.pop("")
+        means = {term: float(value) for term, value in reported(whole).items()}
         total = sum(weight * means[term] for term, weight in self._trainer.stage.weights.items())
-        values = {"eval/loss": total, **{f"eval/{term}": value for term, value in means.items()}}
+        values = {"eval/loss": total}
+        values |= {f"eval/{term}": means[term] for term, (_, count) in whole.items() if count > 0}
         for part, terms in totals.items():
             own = {term: pair for term, pair in terms.items() if "/" not in term and pair[1] > 0}
             values |= {f"eval/{term}/{part}": float(x) for term, x in reported(own).items()}
