@@ -110,6 +110,7 @@ RETRIEVAL = {f"generation/retrieval{end}": 0.5 for end in ("", ".low", ".high")}
         ("reconstruction/kid", {"encoder": "b"}, 60, "measured by other encoders"),
         ("reconstruction/kid", {"pictures": "b"}, 60, "scored on other pictures"),
         ("understanding/qa", {"pictures": "b"}, 60, "scored on other pictures"),
+        ("understanding/qa", {"answer_rule": "vqa"}, 60, "compared with the true answers by other"),
     ],
 )
 def test_values_of_other_samples_pictures_or_encoders_are_not_subtracted(

@@ -57,6 +57,7 @@ def _facts(path: Path, score: str) -> dict[str, Any]:
     facts = {
         "samples": read_scores(path).get(f"{score}.n"),
         "pictures": None if of_prompts else about.get("pictures"),
+        "rule": about.get("answer_rule") if score.startswith("understanding/qa") else None,
         ENCODER: about.get("encoder") if is_of_features(score) else None,
     }
     return {name: value for name, value in facts.items() if value is not None}

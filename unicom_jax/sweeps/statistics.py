@@ -36,6 +36,7 @@ ENCODER = "encoder"
 DIFFERENT = {
     "samples": "scored on other numbers of samples; evaluate both on the same data",
     "pictures": "scored on other pictures; evaluate both on the same data",
+    "rule": "compared with the true answers by other rules (evaluation.answer_rule)",
     ENCODER: "measured by other encoders, whose features cannot be compared",
 }
 
