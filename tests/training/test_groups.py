@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from experiments import base
+from tests.data.samples import tokenizer
 from tests.tiny import tiny_config
 from tests.training.test_step import TwoLayers, batch, stage, trainer
 from unicom_jax.config import ConfigError, apply_overrides, from_json, to_json
@@ -214,3 +215,13 @@ def test_metrics_name_the_rate_and_the_norms_of_each_group():
         weights, moved = np.concatenate(leaves), np.concatenate(leaves) - np.concatenate(old)
         assert metrics[f"parameter_norm/{name}"] == pytest.approx(np.linalg.norm(weights), rel=1e-5)
         assert metrics[f"update_norm/{name}"] == pytest.approx(np.linalg.norm(moved), rel=1e-3)
+
+
+@pytest.mark.parametrize("inner_steps", [1, 3])
+def test_a_rate_rises_over_steps_however_many_updates_these_take(inner_steps):
+    config = tiny_config(
+        g4u__inner_steps=inner_steps, g4u__warmup_steps=4, g4u__steps=8, g4u__schedule="constant"
+    )
+    one = make_trainer("g4u", config, make_mesh(), lambda: iter(()), tokenizer())
+    rates = [float(one.schedule(update)) for update in range(8 * inner_steps)]
+    assert rates.index(max(rates)) == 4 * inner_steps - 1

@@ -63,9 +63,11 @@ def make_trainer(
             f"{spec.name} trains no weight: freeze, groups or lora keep all of them frozen"
         )
     _check_nothing_is_idle(spec.name, groups, trained, held)
-    updates = settings.steps * stage.inner_steps
+    # Settings count steps, the optimiser updates, of which a step may take several.
+    rates, updates = for_duration(settings), settings.steps * stage.inner_steps
+    rates["warmup_steps"] *= stage.inner_steps
     optimizer, schedule = make_optimizer(
-        for_duration(settings), trained, updates, groups, _transfer(stage, settings, trained)
+        rates, trained, updates, groups, _transfer(stage, settings, trained)
     )
     return Trainer(
         stage,
