@@ -13,13 +13,15 @@ import pytest
 
 from tests.evaluation.helpers import examples
 from tests.runs.workdirs import write_run
-from unicom_jax.evaluation.protocol import UnifiedModel
+from unicom_jax.evaluation.protocol import Encoder, UnifiedModel
 from unicom_jax.evaluation.reconstruction import evaluate_reconstruction
 from unicom_jax.evaluation.suite import EvaluationConfig
 from unicom_jax.inference.generator import Generator
+from unicom_jax.inference.picture_encoder import PictureEncoder
 from unicom_jax.runs import weights
 
-METHODS = ("answer", "caption", "draw", "edit", "reconstruct", "prepared", "features")
+METHODS = ("answer", "caption", "draw", "edit", "reconstruct", "prepared")
+USED = [(UnifiedModel, Generator, name) for name in METHODS]
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +29,13 @@ def workdir(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("runs") / "tiny")
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_generator_takes_what_the_suites_give(name):
-    asked = inspect.signature(getattr(UnifiedModel, name)).parameters.values()
+@pytest.mark.parametrize(
+    ("protocol", "model", "name"), [*USED, (Encoder, PictureEncoder, "features")]
+)
+def test_models_take_what_the_suites_give(protocol, model, name):
+    asked = inspect.signature(getattr(protocol, name)).parameters.values()
     given = {parameter.name: None for parameter in asked if parameter.name != "self"}
-    inspect.signature(getattr(Generator, name)).bind(None, **given)
+    inspect.signature(getattr(model, name)).bind(None, **given)
 
 
 def test_a_picture_is_reconstructed_alike_at_every_batch_size(workdir):
@@ -65,4 +69,5 @@ def test_the_encoder_that_stays_holds_no_other_weights(workdir):
     gc.collect()
     assert gone() is None
     assert set(encoder.params) == {"vision"}
+    assert encoder.fingerprint == Generator.load(workdir).encoder.fingerprint
     chex.assert_trees_all_equal(encoder.features([examples(1)[0].image]), expected)

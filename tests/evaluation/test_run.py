@@ -115,7 +115,7 @@ def test_scores_tell_other_pictures_and_other_encoders_apart(tmp_path):
     others = EvaluationData([dataclasses.replace(e, captions=("b",)) for e in examples(6)])
     one, same, other = (about(*run) for run in ((plain, "a"), (plain, "b"), (others, "c")))
     assert one["pictures"] == same["pictures"] != other["pictures"]
-    assert one["encoder"] == PerfectModel.fingerprint
+    assert one["measured_by"] == PerfectModel.fingerprint
 
 
 def test_records_name_pictures_that_exist(run):

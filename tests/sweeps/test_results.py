@@ -106,8 +106,8 @@ RETRIEVAL = {f"generation/retrieval{end}": 0.5 for end in ("", ".low", ".high")}
     ("score", "about", "n", "why"),
     [
         ("generation/retrieval", {}, 50, "scored on other numbers of samples"),
-        ("generation/retrieval", {"encoder": "b"}, 60, "measured by other encoders"),
-        ("reconstruction/kid", {"encoder": "b"}, 60, "measured by other encoders"),
+        ("generation/retrieval", {"measured_by": "b"}, 60, "measured by other encoders"),
+        ("reconstruction/kid", {"measured_by": "b"}, 60, "measured by other encoders"),
         ("reconstruction/kid", {"pictures": "b"}, 60, "scored on other pictures"),
         ("understanding/qa", {"pictures": "b"}, 60, "scored on other pictures"),
         ("understanding/qa", {"answer_rule": "vqa"}, 60, "compared with the true answers by other"),
@@ -118,7 +118,7 @@ def test_values_of_other_samples_pictures_or_encoders_are_not_subtracted(
 ):
     for name, facts, count in (("one", {}, 60), ("other", about, n)):
         write_scored(tmp_path / name, seed=0, rate=0.7)
-        known = {"encoder": "a", "pictures": "a"}
+        known = {"measured_by": "a", "pictures": "a"}
         rewrite(tmp_path / name, known | facts, RETRIEVAL | {"generation/retrieval.n": count})
     one, other = ({0: outcomes_of(tmp_path / name, score)} for name in ("one", "other"))
     with pytest.raises(ValueError, match=f"the runs were {why}"):
@@ -128,7 +128,7 @@ def test_values_of_other_samples_pictures_or_encoders_are_not_subtracted(
 def test_prompts_can_be_compared_whatever_the_pictures_and_the_encoder_are(tmp_path):
     for name in "ab":
         write_scored(tmp_path / name, seed=0, rate=0.7)
-        rewrite(tmp_path / name, {"encoder": name, "pictures": name}, {})
+        rewrite(tmp_path / name, {"measured_by": name, "pictures": name}, {})
     one, other = ({0: outcomes_of(tmp_path / name, "generation/overall")} for name in "ab")
     assert effect_of(one, other).interval.value == 0
 

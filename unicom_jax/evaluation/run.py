@@ -109,7 +109,7 @@ def evaluate(
     flat = flatten(_scores(results), _scores(blind))
     judge = "the exact judge of the data" if data.prompts else "retrieval among the true pictures"
     measured = encoder.fingerprint if encoder else None
-    facts = {**(about or {}), **seen, "encoder": measured, "judge": judge, **_settings(config)}
+    facts = {**(about or {}), **seen, "measured_by": measured, "judge": judge, **_settings(config)}
     facts["left_out"] = list(left_out)
     write_records(as_path(workdir) / RECORDS_FOLDER, _records(results), _records(blind))
     write_scores(as_path(workdir) / SCORES_FILE, flat, facts)

@@ -13,7 +13,7 @@ from unicom_jax.evaluation.records import OUTCOMES_FILE, read_outcomes
 from unicom_jax.evaluation.report_inputs import read_lines
 from unicom_jax.evaluation.run import RECORDS_FOLDER, SCORES_FILE
 from unicom_jax.evaluation.scores import is_of_features, read_about, read_scores, style_of
-from unicom_jax.sweeps.statistics import ENCODER, Outcomes
+from unicom_jax.sweeps.statistics import MEASURED_BY, Outcomes
 from unicom_jax.sweeps.sweep import stage_of
 
 Row = Mapping[str, Any]
@@ -58,7 +58,7 @@ def _facts(path: Path, score: str) -> dict[str, Any]:
         "samples": read_scores(path).get(f"{score}.n"),
         "pictures": None if of_prompts else about.get("pictures"),
         "rule": about.get("answer_rule") if score.startswith("understanding/qa") else None,
-        ENCODER: about.get("encoder") if is_of_features(score) else None,
+        MEASURED_BY: about.get(MEASURED_BY) if is_of_features(score) else None,
     }
     return {name: value for name, value in facts.items() if value is not None}
 

@@ -13,7 +13,7 @@ from unicom_jax.evaluation.scores import read_scores, score_names
 from unicom_jax.sweeps.compare import mean_of, show
 from unicom_jax.sweeps.hand import Group
 from unicom_jax.sweeps.items import outcomes_of
-from unicom_jax.sweeps.statistics import DIFFERENT, ENCODER, Outcomes, obstacle
+from unicom_jax.sweeps.statistics import DIFFERENT, MEASURED_BY, Outcomes, obstacle
 
 SPREAD_HEADINGS = ("score", "mean", "range over seeds", "95% interval", "untrained", "chance", "n")
 
@@ -83,7 +83,7 @@ def _over_items(measured: Mapping[int, Outcomes]) -> Interval | None:
     """
     runs = list(measured.values())
     # Each seed may have an encoder of its own: the values are not subtracted.
-    facts = DIFFERENT.keys() - {ENCODER}
+    facts = DIFFERENT.keys() - {MEASURED_BY}
     if why := next(filter(None, (obstacle(one, runs[0], facts) for one in runs)), ""):
         raise ConfigError(why)
     if not runs[0].items:

@@ -32,12 +32,12 @@ LEVEL = 0.95
 RESAMPLES = 2000
 ROUNDING = 1e-9  # spread of differences, as a share of their mean, below which they are equal
 BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
-ENCODER = "encoder"
+MEASURED_BY = "measured_by"
 DIFFERENT = {
     "samples": "scored on other numbers of samples; evaluate both on the same data",
     "pictures": "scored on other pictures; evaluate both on the same data",
     "rule": "compared with the true answers by other rules (evaluation.answer_rule)",
-    ENCODER: "measured by other encoders, whose features cannot be compared",
+    MEASURED_BY: "measured by other encoders, whose features cannot be compared",
 }
 
 
