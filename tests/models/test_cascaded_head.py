@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from tests.families.documents import lively
 from tests.models.torch_weights import assert_close
-from unicom_jax.models.cascaded_head import CascadedHead
+from unicom_jax.models.cascaded_head import CascadedHead, in_halves
 from unicom_jax.models.modulated_stack import ModulatedStack
 
 WIDTH, VISION, LATENT, FOLD = 24, 16, 6, 2
@@ -168,6 +168,21 @@ def test_pictures_of_other_shapes_are_computed_as_if_alone(positions):
         )
         np.testing.assert_allclose(padded.prediction[one, :tokens], alone.prediction, atol=1e-5)
         assert not np.any(padded.prediction[row, tokens:]) and not np.any(padded.gate[row, tokens:])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "places"),
+    [
+        (8, [0, 1, 2, 3, 0, 1, 2, 3]),
+        (9, [0, 1, 2, 3, 4, 0, 1, 2, 3]),
+        (2, [0, 0]),
+        (1, [0]),
+    ],
+)
+def test_released_positions_count_both_halves_of_a_picture_from_0(tokens, places):
+    count = in_halves(jnp.arange(12), np.array([[tokens], [0]], np.int32))
+    assert count[0, :tokens].tolist() == places
+    assert count.shape == (2, 12)
 
 
 def test_in_bfloat16_the_time_keeps_its_precision():
