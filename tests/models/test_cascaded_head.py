@@ -63,7 +63,7 @@ def torch_results(model, *inputs, params):
     given = [torch.from_numpy(np.array(x)).requires_grad_() for x in inputs]
     speed = model(given[0], torch.from_numpy(TIME), given[1])
     torch.sum((speed - torch.from_numpy(TARGET)) ** 2).backward()
-    from tests.models.cheers_torch import gradients
+    from tests.models.own_names import gradients
 
     return speed.detach().numpy(), [x.grad for x in given], gradients(model, params)
 
@@ -71,7 +71,8 @@ def torch_results(model, *inputs, params):
 @pytest.mark.parametrize("name", ["semantics", "details"])
 def test_a_stage_of_blocks_is_the_papers(name):
     torch = pytest.importorskip("torch")
-    from tests.models.cheers_torch import Stack, gradients, load
+    from tests.models.cheers_head_torch import Stack
+    from tests.models.own_names import gradients, load
 
     module, params = stage(name), PARAMS[name]
     tokens = 4 if name == "semantics" else 16
@@ -112,7 +113,8 @@ OPTIONS = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_head_is_the_papers(name):
     pytest.importorskip("torch")
-    from tests.models.cheers_torch import Head, load
+    from tests.models.cheers_head_torch import Head
+    from tests.models.own_names import load
 
     options = OPTIONS[name]
     head = dataclasses.replace(HEAD, **options)
