@@ -110,6 +110,7 @@ def test_keys_that_no_result_depends_on_are_declared_neutral():
         ({"codec__pool": 2}, ["encoder", "codec", "pretrain"]),
         ({"encoder__learning_rate": 0.5}, ["encoder", "codec", "pretrain"]),
         ({"data__scenes__jitter": 0.01}, ["encoder", "codec", "pretrain"]),
+        ({"data__fingerprint": "of-new-data"}, ["encoder", "codec", "pretrain"]),
         ({"seed": 1}, ["encoder", "codec", "pretrain"]),
         ({"sft__learning_rate": 0.5}, []),
         ({"sample__guidance": 5.0}, []),

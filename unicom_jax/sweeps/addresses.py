@@ -3,8 +3,8 @@
 An address covers the configuration keys that the stage reads, and the addresses of the stages whose
 weights it starts from or reads. Which keys those are is declared with the registry of stages
 (`Part.reads`) and not measured: rather too many than too few. Files count by their path: a sweep
-does not notice that other data were put there. The version of the code does not count either; the
-results name it.
+does not notice that other data were put there, unless `data.fingerprint` says which are meant. The
+version of the code does not count either; the results name it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from unicom_jax.runs.stages import PARTS, STAGES, Occurrence, occurrences
 Config = Mapping[str, Any]
 # Where and how fast something is computed, reported or kept; no result depends on it.
 FREE = frozenset(
-    ("stages", "mesh", "xla_flags", "wandb_project", "data.fingerprint")
+    ("stages", "mesh", "xla_flags", "wandb_project")
     + tuple(f"data.{name}" for name in ("cache_mb", "threads", "prefetch", "workers"))
 )
 FREE_OF_STAGES = frozenset(
