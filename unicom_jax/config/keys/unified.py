@@ -140,7 +140,7 @@ UAE = Group(
     "The image side of pathway uae: Qwen2.5-VL's image tower, and an MM-DiT with its connector.",
     {
         "vision": Group(
-            "The image tower, which is not trained; a slot has unified.fold x unified.fold patches.",
+            "The image tower, which is not trained; a slot is unified.fold x unified.fold patches.",
             {
                 name: dataclasses.replace(key, before=key.default)
                 for name, key in {
