@@ -9,11 +9,11 @@ import math
 import numpy as np
 from PIL import Image as PilImage
 
+from unicom_jax.core.image_policies import POLICIES, SQUARE
+
 BOMB = 16
 USUAL = 2**25  # pixels; camera pictures have fewer
 LONGEST = 200  # the aspect ratio of a picture for Qwen2-VL
-SQUARE = ("fixed", "crop", "pad")  # policies under which all pictures have one size
-POLICIES = (*SQUARE, "naflex", "bucket", "bucket_walk")
 Picture = np.ndarray | PilImage.Image
 
 

@@ -11,7 +11,12 @@ import pytest
 
 from tests.packages import ORDER, ROOT, imported_modules, packages, parsed, table
 
-HOST_TYPES = ("unicom_jax.core.batch", "unicom_jax.core.positions", "unicom_jax.core.paths")
+HOST_TYPES = (
+    "unicom_jax.core.batch",
+    "unicom_jax.core.image_policies",
+    "unicom_jax.core.positions",
+    "unicom_jax.core.paths",
+)
 SOURCES = (
     *HOST_TYPES,
     "data_pipelines.decoding",
@@ -29,7 +34,7 @@ WINGS = ("sequences", "loading", "build")  # what the batches of a stage are mad
 MODELS = ("unicom_jax.core", "unicom_jax.models", "unicom_jax.families")
 RUNS = ("unicom_jax.config", *MODELS, "unicom_jax.interop", "unicom_jax.runs", "data_pipelines")
 PACKAGES: dict[str, tuple[str, ...]] = {
-    "unicom_jax.config": ("unicom_jax.core.sizes",),
+    "unicom_jax.config": ("unicom_jax.core.image_policies", "unicom_jax.core.sizes"),
     "unicom_jax.core": (),
     "unicom_jax.models": ("unicom_jax.core",),
     "unicom_jax.families": ("unicom_jax.core", "unicom_jax.models"),

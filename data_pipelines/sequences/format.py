@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from data_pipelines.images import SQUARE, ImagePolicy
+from data_pipelines.images import ImagePolicy
 from data_pipelines.segments import UNDERSTOOD
 from unicom_jax.core.batch import Role
+from unicom_jax.core.image_policies import SQUARE
 from unicom_jax.core.positions import image_positions
 
 UNCONDITIONAL = ("empty", "masked")
@@ -32,9 +33,8 @@ class SequenceConfig:
     Attributes:
       patch: pixels on a side of a patch.
       images: how pictures are resized.
-      understood: how pictures to be understood are resized: "same", or one of `images.SQUARE` if
-        `images` is one of them. The source of an edit is resized as its target, so that both are
-        aligned.
+      understood: how pictures to be understood are resized: "same", or one of `SQUARE` if `images`
+        is one of them. The source of an edit is resized as its target, so that both are aligned.
       pool: latents have one token per pool x pool patches (a token-pooling compressor); 1: one per
         patch.
       fold: a slot holds fold x fold latents, so an image takes fold² times fewer slots than it has

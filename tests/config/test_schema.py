@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines import images
 from data_pipelines.scenes import scene
 from data_pipelines.sequences import tasks
 from data_pipelines.sources import registry
@@ -56,7 +55,6 @@ def test_every_key_says_what_it_means_and_survives_json():
         ("unified.pathway", build.FAMILIES),
         ("unified.transformer.remat", REMAT_POLICIES),
         ("unified.transformer.attention_backend", ATTENTION_BACKENDS),
-        ("data.policy", images.POLICIES),
         ("data.source.kind", registry.KINDS),
         ("data.scenes.colours", scene.COLOURS),
         ("data.scenes.backgrounds", scene.BACKGROUNDS),

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tests.models import cheers_torch as parts
+from tests.models.cheers_head_torch import Head
 from tests.models.torch_weights import randomise
 
 PATCH, SIDE, WIDTH, CHANNELS = 4, 4, 32, 8  # 16 pixels, 4 x 4 tokens of 4 * 8 channels
@@ -126,7 +127,7 @@ class Model(nn.Module):
             parts.Decoder(CHANNELS, LEVELS[::-1], 3, GROUPS),
             parts.Vision(PATCH, WIDTH, 1, 2, 32, SIDE),
             parts.Projector(WIDTH, WIDTH),
-            parts.Head((WIDTH, 4 * WIDTH, 7, 2, 1), (WIDTH, 4 * CHANNELS, 3, 2, 1), halves=True),
+            Head((WIDTH, 4 * WIDTH, 7, 2, 1), (WIDTH, 4 * CHANNELS, 3, 2, 1), halves=True),
         )
         sizes = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "head_dim": 16}
         self.language = Qwen2ForCausalLM(Qwen2Config(**CONFIG["text_config"], **sizes))

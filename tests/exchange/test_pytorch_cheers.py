@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,7 @@ from tests.exchange.same import (
     assert_same_weights,
     load,
 )
+from tests.models.torch_weights import assert_close
 from tests.runs.workdirs import begin_run, write_run
 from tests.tiny import tiny_config
 from unicom_jax.cli import main
@@ -66,6 +68,9 @@ CONFIGURATIONS = {
         "sample__edit_start": 0.3,
     },
 }
+
+
+RNG = np.random.default_rng(7)
 
 
 def written(workdir, name, **overrides):
@@ -159,11 +164,31 @@ def test_a_model_of_the_other_family_is_loaded_beside_it(model, exported, tmp_pa
     assert type(load(exported)).__name__ == "UnicomCheersModel"
 
 
-def test_the_papers_ablations_are_exported_too(tmp_path):
-    workdir = written(tmp_path / "run", "ablated")
-    assert_same_outputs(
-        Generator.load(workdir), load(export(workdir, tmp_path / "exported", Options()))
-    )
+@pytest.fixture(scope="module")
+def ablated(tmp_path_factory):
+    """A run with the paper's ablations and its export, both loaded."""
+    workdir = written(tmp_path_factory.mktemp("ablated") / "run", "ablated")
+    exported = export(workdir, workdir.with_name("exported"), Options())
+    return Generator.load(workdir), load(exported)
+
+
+def test_the_papers_ablations_are_exported_too(ablated):
+    assert_same_outputs(*ablated)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 3), (4, 4)])
+def test_released_positions_are_those_of_jax_for_any_number_of_tokens(ablated, grid):
+    generator, model = ablated
+    head, count, normal = generator.models.unified.images.head, grid[0] * grid[1], RNG.normal
+    assert (head.positions, head.fold) == ("released", 1)
+    sizes = (head.semantics.width, head.details.width)
+    hidden, embedded = (np.float32(normal(size=(1, count, size))) for size in sizes)
+    inputs = (hidden, np.float32([0.4]), embedded)
+    run, weights = jax.jit(head), generator.params["unified"]["head"]
+    ours = run(weights, *inputs, np.array([grid], np.int32)).prediction
+    with torch.no_grad():
+        theirs = model.head(*map(torch.from_numpy, inputs), grid)
+    assert_close(theirs, ours, 2e-5)
 
 
 def test_an_export_comes_back_bit_for_bit_as_a_run(run, exported, tmp_path):

@@ -57,6 +57,8 @@ def speed_of(images, params, noised: Noised):
 def test_the_image_side_is_the_papers():
     torch = pytest.importorskip("torch")
     from tests.models import cheers_torch as theirs
+    from tests.models.cheers_head_torch import Head
+    from tests.models.own_names import gradients, load
 
     def loss(params, noisy):
         noised = at(TIME).replace(noisy=noisy)
@@ -67,12 +69,12 @@ def test_the_image_side_is_the_papers():
     grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
     (_, speed), (weights, inputs) = grad(PARAMS, noisy)
 
-    model = theirs.load(
+    model = load(
         theirs.Images(
             theirs.Decoder(3, (16, 8), 2, 4),
             theirs.Vision(PATCH, 32, 1, 2, 32, SIDE),
             theirs.Projector(32, 32, FOLD),
-            theirs.Head((32, FOLD**2 * 32, 2, 4, 2), (32, LATENT, 1, 4, 2), FOLD),
+            Head((32, FOLD**2 * 32, 2, 4, 2), (32, LATENT, 1, 4, 2), FOLD),
         ),
         PARAMS,
     )
@@ -82,7 +84,7 @@ def test_the_image_side_is_the_papers():
     torch.sum((found - wanted) ** 2).backward()
     assert_close(speed[:, 0], found.detach(), 1e-4, "velocity")
     assert_close(inputs[:, 0], given.grad, 1e-4, "latents")
-    reference = theirs.gradients(model, PARAMS)
+    reference = gradients(model, PARAMS)
     ours = traverse_util.flatten_dict(weights, sep="/")
     held = [re.compile(pattern) for pattern in IMAGES.frozen(draws=True)]
     assert set(ours) - set(reference) == {

@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from tests.families.documents import lively
 from tests.models.torch_weights import assert_close
-from unicom_jax.models.cascaded_head import CascadedHead
+from unicom_jax.models.cascaded_head import CascadedHead, in_halves
 from unicom_jax.models.modulated_stack import ModulatedStack
 
 WIDTH, VISION, LATENT, FOLD = 24, 16, 6, 2
@@ -63,7 +63,7 @@ def torch_results(model, *inputs, params):
     given = [torch.from_numpy(np.array(x)).requires_grad_() for x in inputs]
     speed = model(given[0], torch.from_numpy(TIME), given[1])
     torch.sum((speed - torch.from_numpy(TARGET)) ** 2).backward()
-    from tests.models.cheers_torch import gradients
+    from tests.models.own_names import gradients
 
     return speed.detach().numpy(), [x.grad for x in given], gradients(model, params)
 
@@ -71,7 +71,8 @@ def torch_results(model, *inputs, params):
 @pytest.mark.parametrize("name", ["semantics", "details"])
 def test_a_stage_of_blocks_is_the_papers(name):
     torch = pytest.importorskip("torch")
-    from tests.models.cheers_torch import Stack, gradients, load
+    from tests.models.cheers_head_torch import Stack
+    from tests.models.own_names import gradients, load
 
     module, params = stage(name), PARAMS[name]
     tokens = 4 if name == "semantics" else 16
@@ -112,7 +113,8 @@ OPTIONS = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_head_is_the_papers(name):
     pytest.importorskip("torch")
-    from tests.models.cheers_torch import Head, load
+    from tests.models.cheers_head_torch import Head
+    from tests.models.own_names import load
 
     options = OPTIONS[name]
     head = dataclasses.replace(HEAD, **options)
@@ -168,6 +170,21 @@ def test_pictures_of_other_shapes_are_computed_as_if_alone(positions):
         )
         np.testing.assert_allclose(padded.prediction[one, :tokens], alone.prediction, atol=1e-5)
         assert not np.any(padded.prediction[row, tokens:]) and not np.any(padded.gate[row, tokens:])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "places"),
+    [
+        (8, [0, 1, 2, 3, 0, 1, 2, 3]),
+        (9, [0, 1, 2, 3, 4, 0, 1, 2, 3]),
+        (2, [0, 0]),
+        (1, [0]),
+    ],
+)
+def test_released_positions_count_both_halves_of_a_picture_from_0(tokens, places):
+    count = in_halves(jnp.arange(12), np.array([[tokens], [0]], np.int32))
+    assert count[0, :tokens].tolist() == places
+    assert count.shape == (2, 12)
 
 
 def test_in_bfloat16_the_time_keeps_its_precision():

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unicom_jax.config.key import ConfigError
-from unicom_jax.config.keys.data import SQUARE
 from unicom_jax.config.schema import KEYS, ROW_STAGES, STAGES
+from unicom_jax.core.image_policies import SQUARE
 
 Config = Mapping[str, Any]
 SCENE_SIDES = range(16, 4097)  # pixels

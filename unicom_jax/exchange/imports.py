@@ -211,23 +211,9 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
       FileExistsError: `workdir` is not empty.
     """
     description = read_description(folder)
-    run = description.get("run")
-    if not isinstance(run, dict) or "config" not in run:
-        raise ConfigError(
-            f"{folder / DESCRIPTION} has no run.config, so `unicom export --to=pytorch` did not "
-            "write it; give parts by --encoder, --language, --compressor, --decoder or a released "
-            "checkpoint of Cheers by --cheers instead"
-        )
+    run = _run_of(description, folder)
     tokenizer = _given_tokenizer(folder)
-    try:
-        config = from_json(complete(run["config"]))
-        use_tokenizer(config, tokenizer, folder)
-        module = exported.of_run(config)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{folder / DESCRIPTION}: run.config is damaged or of another version ({error!r}); "
-            "copy the file again, or import with the version that wrote it"
-        ) from error
+    config, module = _configured(run, tokenizer, folder)
     exported.check_sections(description, module, config, folder / DESCRIPTION)
     table, tensors = exported.table(module), open_tensors(folder).renamed(exported.new_name)
     twins = exported.twins(module)
@@ -247,19 +233,54 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
                 shardings=shardings,
                 arrived=arrived,
             )
-        # Only the last stage can be trained further: an export has of the earlier stages only what
-        # the model uses (of the encoder, its image tower).
-        trees = in_model(config)
-        config.stages = (_stage_of(UNIFIED.part, "unified", run),)
-        for tree, of in trees.items():
+        for tree, of in in_model(config).items():
             checkpoints = new / _stage_of(of.part, tree, run) / "checkpoints"
             save_import(checkpoints, of.placed(params[tree]))
         if module.autoencoder is not None:
             layout, weights = LAYOUTS["autoencoder"], params["autoencoder"]
             write_model(new / AUTOENCODER, layout, module.autoencoder, weights)
         tokenizer.save(new / "tokenizer")
+        # Only the last stage can be trained further: an export has of the earlier stages only what
+        # the model uses (of the encoder, its image tower).
+        config.stages = (_stage_of(UNIFIED.part, "unified", run),)
         (new / "config.json").write_text(to_json(config), encoding="utf-8")
         keep_origins(new, {"unified.init_from": str(folder)})
+
+
+def _run_of(description: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What an export's config.json says of its run.
+
+    Raises:
+      ConfigError: nothing, so it is no export.
+    """
+    run = description.get("run")
+    if not isinstance(run, dict) or "config" not in run:
+        raise ConfigError(
+            f"{folder / DESCRIPTION} has no run.config, so `unicom export --to=pytorch` did not "
+            "write it; give parts by --encoder, --language, --compressor, --decoder or a released "
+            "checkpoint of Cheers by --cheers instead"
+        )
+    return run
+
+
+def _configured(
+    run: Mapping[str, Any], tokenizer: Tokenizer, folder: Path
+) -> tuple[ConfigDict, exported.Model]:
+    """The run's configuration with its tokenizer, and the modules of its model.
+
+    Raises:
+      ConfigError: the configuration is damaged.
+      TokenizerError: the tokenizer is not that of the run.
+    """
+    try:
+        config = from_json(complete(run["config"]))
+        use_tokenizer(config, tokenizer, folder)
+        return config, exported.of_run(config)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder / DESCRIPTION}: run.config is damaged or of another version ({error!r}); "
+            "copy the file again, or import with the version that wrote it"
+        ) from error
 
 
 def _stage_of(part: str, tree: str, run: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from unicom_jax.core.image_policies import SQUARE
 from unicom_jax.families.cheers import make_cheers
 from unicom_jax.families.family import Family, Subtree
 from unicom_jax.families.images import ImageModel
@@ -259,7 +260,7 @@ def build_autoencoder_codec(config: Config, darkest: float = -1.0) -> Autoencode
       ValueError: pictures have several shapes and their common canvas is not known yet.
     """
     canvas, policy = tuple(config["autoencoder"]["canvas"]), config["data"]["policy"]
-    if policy != "naflex" and not policy.startswith("bucket"):  # all pictures are one square
+    if policy in SQUARE:
         canvas = (grid_side(config), grid_side(config))
     if not canvas:
         raise ValueError(

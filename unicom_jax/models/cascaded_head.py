@@ -28,6 +28,14 @@ from unicom_jax.models.modulated_stack import ModulatedStack
 POSITIONS = ("plain", "released")
 
 
+def in_halves(places: Int[Array, " N"], tokens: Int[Array, "*B 1"]) -> Int[Array, "*B N"]:
+    """Positions of a picture's tokens, of which both halves count from 0.
+
+    Of an odd number, which the published code never has, the first half has one more.
+    """
+    return places % jnp.maximum((tokens + 1) // 2, 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class DetailGate(Module):
     """Linear -> SiLU -> Linear to one number per token, 0 at the start."""
@@ -139,7 +147,7 @@ class CascadedHead(Module):
         summed, gate = self._with_details(params, semantic, embedded)
         places = jnp.arange(semantic.shape[1])
         if self.positions == "released":
-            places = places % jnp.maximum(grids[:, :1] * grids[:, 1:] // 2, 1)
+            places = in_halves(places, grids[:, :1] * grids[:, 1:])
         given = stage("details", summed, grids, places)
         real = token_mask(grids, semantic.shape[1])
         return Cascade(

@@ -191,18 +191,7 @@ def restore(
       CheckpointError: there is no checkpoint, a damaged one, or none that `choice` asks for.
       ConfigError: the run's autoencoder, if it has one, is missing or damaged.
     """
-    if choice.kind == "ema" and not any(
-        has_average(workdir, *at) for at in steps_in_use(workdir, choice.step).values()
-    ):
-        raise CheckpointError(
-            f"{workdir} holds no averaged weights; leave --weights out, or train with ema_decay"
-        )
-    if choice.kind == "base" and not any(
-        has_adapters(workdir, *at) for at in steps_in_use(workdir, choice.step).values()
-    ):
-        raise CheckpointError(
-            f"{workdir} has no LoRA adapters; leave --weights out, or train a stage with lora.rank"
-        )
+    _check_kind(workdir, choice)
     merged = lora.base_weights if choice.kind == "base" else lora.merge
     options = {
         "raw": choice.kind == "raw",
@@ -215,10 +204,7 @@ def restore(
         if only and only[0] != tree:
             continue
         of = trees[tree]
-        name = "" if isinstance(of.keys, str) else tree  # a key already starts its paths
-        abstract = abstract_weights(
-            PARTS[of.part].build(config), name, config if for_use else None, mesh
-        )
+        abstract = _abstract_part(tree, of, config, for_use, mesh)
         parts = of.read(abstract) or only[1:2] or keys or None
         params[tree] = of.of(
             restore_params(workdir, stage, abstract, parts=parts, step=step, **options)
@@ -227,6 +213,27 @@ def restore(
         places = mesh and (lambda specs: param_shardings(specs, mesh))
         params |= load_autoencoder(config, workdir, places)
     return params
+
+
+def _check_kind(workdir: Path, choice: Choice) -> None:
+    """Raises CheckpointError if no part has averages, or adapters, that `choice` is about."""
+    match choice.kind:
+        case "ema":
+            has, lacks, cure = has_average, "holds no averaged weights", "train with ema_decay"
+        case "base":
+            has, lacks, cure = has_adapters, "has no LoRA adapters", "train a stage with lora.rank"
+        case _:
+            return
+    if not any(has(workdir, *at) for at in steps_in_use(workdir, choice.step).values()):
+        raise CheckpointError(f"{workdir} {lacks}; leave --weights out, or {cure}")
+
+
+def _abstract_part(
+    tree: str, of: Subtree, config: Mapping[str, Any], for_use: bool, mesh: Mesh | None
+) -> Params:
+    """`abstract_weights` of the whole part to which a tree of inference belongs."""
+    name = "" if isinstance(of.keys, str) else tree  # a key already starts its paths
+    return abstract_weights(PARTS[of.part].build(config), name, config if for_use else None, mesh)
 
 
 def abstract_weights(

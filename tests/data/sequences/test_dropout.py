@@ -13,7 +13,7 @@ from data_pipelines.sequences.sequence import build_document, build_prefix
 from data_pipelines.sequences.tasks import BrokenExample
 from data_pipelines.sequences.tokenizer import TokenizerError, with_token
 from tests.data.samples import SMALL, tokenizer
-from tests.data.sequences.test_sequence import DOT, DRAW, LOOK, PAINT, RED, W, spell, write
+from tests.data.sequences.spelled import DOT, DRAW, LOOK, PAINT, RED, W, spell, write
 
 NO_MEAN = with_token(tokenizer(), "no_mean")
 MASKED = dataclasses.replace(SMALL, cfg_dropout=1.0, unconditional="masked")

@@ -6,6 +6,7 @@ import dataclasses
 
 from unicom_jax.config.key import NEUTRAL, RECORDED, Group, Key, each
 from unicom_jax.config.keys.training import MIXTURE
+from unicom_jax.core.image_policies import POLICIES, SQUARE
 
 SOURCE = Group(
     "Where examples come from.",
@@ -204,13 +205,12 @@ IDENTITY = {
         before="",
     ),
 }
-SQUARE = ("fixed", "crop", "pad")  # policies under which all pictures have one size
 PICTURES = {
     "patch": Key(16, "Side of a patch in pixels.", least=1),
     "policy": Key(
         "fixed",
         "How pictures are resized; see docs/configurations.md.",
-        choices=(*SQUARE, "naflex", "bucket", "bucket_walk"),
+        choices=POLICIES,
     ),
     "understood_policy": Key(
         "same",

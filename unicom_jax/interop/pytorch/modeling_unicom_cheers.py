@@ -183,7 +183,7 @@ class CascadedHead(nn.Module):
         if self.norm is not None:
             x = self.norm(x)
         if self.positions == "released":
-            order = order % max(len(order) // 2, 1)  # both halves count from 0
+            order = order % ((len(order) + 1) // 2)  # both halves count from 0
         return self.details(x, self.details_time(time[:, None]), order).float()
 
 
