@@ -11,9 +11,10 @@ the paper trains on 128 A100; docs/plan.md has the plan for 64 H100 and 64 TPU v
       unicom import --config=experiments/cheers_1_5b.py --workdir=runs/cheers_1_5b \\
           --encoder=siglip2-so400m-patch16-512 --language=Qwen2.5-1.5B-Instruct
 
-- the autoencoder. The stage `autoencoder`, put first in `stages`, trains one; with
-  `autoencoder.init_from` it starts from FLUX.2's in the folder named there.
-- `data.source.path`: ArrayRecord files of examples. Not all of the paper's data are public.
+- `autoencoder.init_from`: the folder `vae` of FLUX.2. Without it, put the stage `autoencoder`
+  first in `stages`: it trains one.
+- `data.source.path`: ArrayRecord files, from `unicom data prepare`. Not all of the paper's data are
+  public.
 - `data.tokenizer`: a folder with the tokenizer of Qwen/Qwen2.5-1.5B-Instruct.
 
 The stages align, pretrain, continue and sft are the paper's I to IV. From the paper: all sizes,

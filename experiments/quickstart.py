@@ -1,15 +1,16 @@
-"""All stages on the embedded data set in a quarter of an hour on two CPU cores.
+"""All stages on the embedded data set in a few minutes on two CPU cores.
 
     make quickstart
 
 Scenes of one or two large objects of four shapes and four colours, at 48 px: nine tokens per
 picture, one for each place where an object can be.
 
-On a fresh clone `make quickstart` took 17.6 minutes of CPU time including installation, on two
-cores of an AMD EPYC while two other jobs ran; its training takes 12 to 14. Means of three seeds:
-PSNR 31.8 dB, single objects 92% (of 32), Scenes-GenEval 67%, questions 88% (chance 37%), captions
-93%, edits 70%. README.md has the table with ranges and intervals. The weakest rows are yes-or-no
-questions (65%, chance 54%) and removals (35%).
+On two cores of an AMD EPYC, `make quickstart` took 6 minutes (9.3 minutes of CPU time) after the
+installation. While two other jobs ran, it took 17.6 minutes of CPU time including the installation,
+12 to 14 of them for training. Means of three seeds: PSNR 31.8 dB, single objects 92% (of 32),
+Scenes-GenEval 67%, questions 88% (chance 37%), captions 93%, edits 70%. README.md has the table
+with ranges and intervals. The weakest rows are yes-or-no questions (65%, chance 54%) and removals
+(35%).
 
 Pictures of one object are learned: 99% of their edits succeed, and 100% of the questions are
 answered correctly, yes or no aside. Of pictures of two objects, 51% of the edits succeed, because

@@ -3,13 +3,14 @@
     unicom train --config=experiments/uae_3b.py --workdir=runs/uae_3b
 
 Result: never run; the tests build it without weights and check sizes and counts (arXiv 2509.09666
-and its published code). It has 12,035 million weights, 84 of them in the frozen autoencoder. It
-needs:
+and its published code). docs/plan.md has the plan for 64 H100 and 64 TPU v5p. It has 12,035 million
+weights, 84 of them in the frozen autoencoder. It needs:
 
 - `unified.init_from`: the folder of Qwen/Qwen2.5-VL-3B-Instruct, language model and image tower.
 - `unified.uae.decoder.init_from`: the folder `transformer` of
   stabilityai/stable-diffusion-3.5-large.
-- the autoencoder. The stage `autoencoder`, put first in `stages`, trains one of the sizes of SD3.5.
+- `autoencoder.init_from`: the folder `vae` of the same model. Without it, put the stage
+  `autoencoder` first in `stages`: it trains one.
 - `data.source.path`: ArrayRecord files of pictures with long captions (the paper: 700,000 of 250
   words and more).
 - `data.tokenizer`: a folder with the tokenizer of Qwen2.5-VL.

@@ -14,7 +14,8 @@ Weights are sharded over 32; further accelerators hold copies. In fp32 the unifi
           --encoder=siglip2-so400m-patch16-naflex --language=Qwen2.5-7B-Instruct \\
           --decoder=FLUX.1-dev/transformer
 
-- `data.source.path`: ArrayRecord files of examples. The paper's data are not public.
+- `data.source.path`: ArrayRecord files, from `unicom data prepare`. The paper's data are not
+  public.
 - `codec.autoencoder.path`: the folder `vae` of black-forest-labs/FLUX.1-dev. A run reads the
   autoencoder's sizes from it when it starts; without them no decoder can be built.
 - `data.tokenizer`: a folder with the tokenizer of Qwen/Qwen2.5-7B-Instruct. `<think>` and

@@ -261,10 +261,8 @@ def _command(
 
 
 def _add_sweep(group) -> None:
-    flags = sweep_flags
-    sweep = group.add_parser(
-        "sweep", help="Compare variants of a configuration over seeds.", allow_abbrev=False
-    )
+    flags, text = sweep_flags, "Compare variants of a configuration over seeds."
+    sweep = group.add_parser("sweep", help=text, description=text, allow_abbrev=False)
     actions = sweep.add_subparsers(dest="action", required=True, metavar="ACTION")
     flags.add_run_flags(_command(actions, "run", flags.RUN, flags.RUN_EXAMPLES))
     flags.add_file(_command(actions, "status", flags.STATUS))
@@ -274,7 +272,8 @@ def _add_sweep(group) -> None:
 
 
 def _add_config(group) -> None:
-    config = group.add_parser("config", help="Look up configuration keys.", allow_abbrev=False)
+    text = "Look up configuration keys."
+    config = group.add_parser("config", help=text, description=text, allow_abbrev=False)
     actions = config.add_subparsers(dest="action", required=True, metavar="ACTION")
     parser = _command(actions, "explain", EXPLAIN, EXPLAIN_EXAMPLES)
     parser.add_argument("key", nargs="?", default="", metavar="KEY", help="a key or a group")

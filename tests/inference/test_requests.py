@@ -56,7 +56,7 @@ def test_one_question_is_for_every_picture_and_one_picture_for_every_question():
 
 
 def test_numbers_that_do_not_match_are_refused_in_one_line():
-    with pytest.raises(ValueError, match="2 pictures but 3 questions; give one question a picture"):
+    with pytest.raises(ValueError, match="2 pictures but 3 questions; give one question per"):
         paired([ONE, OTHER], ["a", "b", "c"], "question")
 
 

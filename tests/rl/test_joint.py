@@ -101,5 +101,5 @@ def test_rewards_of_words_alone_are_refused():
         jointly__rewards__length=1.0,
         data__vocab_size=tokenizer().vocab_size,
     )
-    with pytest.raises(ConfigError, match="jointly.rewards: none looks at drawings"):
+    with pytest.raises(ConfigError, match="jointly.rewards: none uses drawings"):
         joint_stage("jointly", config, tokenizer())

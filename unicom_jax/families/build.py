@@ -234,7 +234,7 @@ def build_unicom(config: Config, transformer: Transformer) -> ImageModel:
 
 
 def build_query(config: Config, transformer: Transformer) -> ImageModel:
-    """Pathway II, over the same."""
+    """Pathway II, over the same features and latents."""
     return make_query(
         config["unified"],
         width=transformer.width,

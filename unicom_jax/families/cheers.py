@@ -45,11 +45,11 @@ class CheersImages(ImageModel):
     """The image side of Cheers.
 
     Attributes:
-      codec: of the frozen autoencoder; run by `prepare` alone.
-      tokenizer: of latents, with the trained copy of the autoencoder's decoder.
+      codec: the frozen autoencoder's, which only `prepare` runs.
+      tokenizer: turns latents into tokens, with the trained copy of the autoencoder's decoder.
       head: the cascaded flow head.
-      prediction: what the head gives; the paper's gives velocities.
-      compute_dtype: of head and slots; times, modulation, norms and velocities are fp32.
+      prediction: what the head predicts; in the paper velocities.
+      compute_dtype: type of head and slots; times, modulation, norms and velocities are fp32.
     """
 
     codec: AutoencoderCodec
@@ -63,7 +63,7 @@ class CheersImages(ImageModel):
 
     @property
     def time_grids(self) -> tuple[str, ...]:
-        """A head that gives data has no velocity at t = 1."""
+        """Without the grid that asks for the velocity at t = 1, if the head predicts data."""
         return TIME_GRIDS if self.prediction.kind == "velocity" else TIME_GRIDS[:1]
 
     def specs(self) -> Specs:
@@ -83,7 +83,7 @@ class CheersImages(ImageModel):
         return slots * self.head.fold**2, self.codec.latent_dim
 
     def prepare(self, frozen: Params, batch: MixedBatch) -> Latents:
-        """By `frozen["autoencoder"]`; they are means of its posterior."""
+        """Latents by `frozen["autoencoder"]`, means of its posterior."""
         return encode_pictures(self.codec, frozen, batch, "cheers")
 
     def noise(
@@ -114,10 +114,10 @@ class CheersImages(ImageModel):
         read: Bool[Array, "B M"],
         views: int,
     ) -> tuple[tuple[Float[Array, "B M s W"], ...], Float[Array, "B draws s W"], jax.Array]:
-        """In one batch, and of each row no more than `views` of those that are pictures at all.
+        """As for `ImageModel`, in one batch, with at most `views` pictures and draws of each row.
 
-        Decoder and encoder are most of the work, so what no slot takes is left out. Of a row with
-        more than `views` all vectors are NaN: packing counts them.
+        The decoder and the encoder are most of the work, so what no slot reads is left out. A row
+        with more than `views` gets NaN everywhere; packing makes no such row.
         """
         rows, images = read.shape
         latents = jnp.concatenate([prepared.latents, noised.noisy], axis=1)
@@ -141,7 +141,7 @@ class CheersImages(ImageModel):
     def cascade(
         self, params: Params, hidden: Float[Array, "B draws s W"], noised: Noised, aux: jax.Array
     ) -> Cascade:
-        """What the head gives, of all draws (B, draws, ...)."""
+        """The head's outputs for all draws, as arrays (B, draws, ...)."""
         hidden = hidden.astype(self.compute_dtype)
         inputs = (hidden, noised.time, aux, noised.grids)
         found = self.head(params["head"], *map(picture_rows, inputs))
@@ -157,8 +157,8 @@ class CheersImages(ImageModel):
     def loss_terms(
         self, params: Params, condition: Float[Array, "B draws s W"], noised: Noised, aux: Any
     ) -> LossTerms:
-        """`flow`: squared velocity error a channel; and the mean size of the gate by time, which is
-        only reported (low early, higher late in the paper)."""
+        """`flow`: squared velocity error per channel; and the mean size of the gate by flow time,
+        which is only reported (in the paper it is small early and larger late)."""
         found = self.cascade(params, condition, noised, aux)
         time = noised.time[..., None]
         both = self.prediction.and_target(found.prediction, noised)

@@ -51,7 +51,7 @@ class Seen:
 
 @flax.struct.dataclass
 class Words:
-    """Context tokens of each draw; later ones are padding."""
+    """Context tokens of each draw, and how many they are; later ones are padding."""
 
     tokens: Float[Array, "B draws T F"]
     lengths: Int[Array, "B draws"]
@@ -63,9 +63,9 @@ class UaeImages(ImageModel):
 
     Attributes:
       vision: the image tower; a slot holds `merge` patches along each side.
-      codec: of the frozen autoencoder; run by `prepare` alone.
-      decoder: connector and MM-DiT; takes hidden states.
-      compute_dtype: of the tower; norms, times, modulation and velocities are fp32.
+      codec: the frozen autoencoder's, which only `prepare` runs.
+      decoder: connector and MM-DiT; its context is hidden states.
+      compute_dtype: type of the tower; norms, times, modulation and velocities are fp32.
     """
 
     vision: QwenVision
@@ -114,7 +114,7 @@ class UaeImages(ImageModel):
         return seen, seen
 
     def _resized(self, patches: UInt8[Array, "B N C"]) -> UInt8[Array, "B N c"]:
-        """Patches of the tower's size, from whole pictures that are scaled to as many of them."""
+        """Patches of the tower's size: whole pictures are scaled to the same number of patches."""
         space, side = self.codec.space, self.vision.patch_size
         if space.patch == side:
             return patches

@@ -41,7 +41,7 @@ class QueryImages(LatentImages):
 
     @property
     def prediction(self) -> Prediction:
-        """That of the flow decoder."""
+        """What the flow decoder predicts."""
         return Prediction(self.flow_decoder.prediction, self.flow_decoder.time_floor)
 
     def specs(self) -> Specs:
@@ -99,7 +99,7 @@ def make_query(
     """The image side that `config.unified` describes, for a transformer of `width`.
 
     Args:
-      heads: of the connector's attention.
+      heads: number of heads of the connector's attention.
       queries: latent tokens of the largest picture.
       parts: the other arguments of `latent_parts`.
     """

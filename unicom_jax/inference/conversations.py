@@ -147,7 +147,7 @@ class Conversations:
             option is unknown or out of its range.
         """
         if count < 1:
-            raise ValueError(f"count is {count}; give at least 1 picture a prompt")
+            raise ValueError(f"count is {count}; give at least 1 picture per prompt")
         settings = self.drawing(**drawing)
         said = [one for one in as_conversations(conversations) for _ in range(count)]
         grids = [drawn_grid(segments, size, self.sequence, self.usual_side) for segments in said]
@@ -175,7 +175,8 @@ class Conversations:
         return [results[place] for place in range(len(said))]
 
     def drawing(self, **options: Any) -> Drawing:
-        """The configuration's `Drawing`, with the fields replaced by those `options` not None."""
+        """The configuration's `Drawing` with those `options` that are not None; raises ValueError
+        if one is unknown, out of its range, or not supported by this model."""
         known = {field.name for field in dataclasses.fields(Drawing)}
         if unknown := sorted(options.keys() - known):
             raise ValueError(
@@ -200,8 +201,8 @@ class Conversations:
     def suited(
         self, settings: Drawing, segments: Sequence[Segment], grid: tuple[int, int]
     ) -> Drawing:
-        """`settings` for one picture: with its shift, guidance by pictures only if the prompt has
-        any, and a later start only if it changes one.
+        """`settings` for one picture: with the shift for its size, without guidance by pictures if
+        its prompt has none, and with `edit_start` 0 if it edits none.
 
         Raises:
           ValueError: the picture is to begin with a source of another size.
@@ -257,7 +258,7 @@ class Conversations:
         return in_batches(run, range(len(documents)), self.batch_size, self.models.row_devices)
 
     def limit(self, max_tokens: int | None) -> int:
-        """Longest answer in tokens."""
+        """The longest answer in tokens: `max_tokens`, or the configuration's if it is None."""
         limit = self.config["sample"]["max_tokens"] if max_tokens is None else max_tokens
         if limit < 1:
             raise ValueError(f"max_tokens is {limit}; give at least 1")
@@ -365,8 +366,9 @@ class Conversations:
           sources: the picture that each changes, if `settings.edit_start` is later than 0.
           behind: lengths and next positions of the prefixes, and the slot in which the picture
             starts.
+          places: the pictures' places in the request, which determine their noise.
           grids: patch rows and columns of each.
-          canvas: that of all pictures; the cache has its `slots_of` free from that slot on.
+          canvas: that of all pictures; from that slot on, the cache has `slots_of(canvas)` free.
         """
         images, slots = self.models.unified.images, self.slots_of(canvas)
         latent_grids = self.models.codec.grid(np.asarray(grids, np.int32))

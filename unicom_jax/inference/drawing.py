@@ -68,9 +68,9 @@ class Drawing:
       image_guidance: 1 follows the pictures of the prompt (the source of an edit) as they are, more
         exaggerates them, with one more branch, without pictures (BAGEL, arXiv 2505.14683). Meant
         for models trained with `image_dropout`. Has no effect on prompts without pictures.
-      renorm: keeps guided velocities from growing beyond the conditional one, a key of
+      renorm: keeps guided velocities from growing beyond the conditional one, one of
         `guidance.RENORMALISATIONS`; `renorm_min`: the least factor it may apply.
-      shift: of the time grid, `core.flow.shift_time`; None: the training's.
+      shift: that of the time grid (`core.flow.shift_time`); None: as in training.
       edit_start: flow time, before the shift, at which an edit begins: from its source mixed with
         the noise of that time. 0: every picture begins as noise.
       grid: the flow times, one of `core.flow.TIME_GRIDS`.
@@ -162,7 +162,7 @@ def draw_latents(
     The prefix has been read already; each step runs only the image's tokens.
 
     Args:
-      cache: B = R * branches prefixes, those of a picture next to each other, in slots [0, start),
+      cache: B = R * branches prefixes in slots [0, start), those of a picture next to each other,
         with s more slots free.
       positions, mask: those of the s slots of the picture, with the mask in cache slots.
       grids: rows and columns of its n tokens. What is computed after the last one is arbitrary.

@@ -147,7 +147,7 @@ def program(
 def look(
     models: Models, params: Weights, patches: UInt8[Array, "B N C"], grids: Int[Array, "B 2"]
 ) -> Float[Array, "B N F"]:
-    """Features, in the model's compute dtype."""
+    """The encoder's features of patches, in the model's compute dtype."""
     pixels = to_unit(patches).astype(models.unified.compute_dtype)
     return models.vision(params["vision"], pixels, grids)
 
@@ -197,7 +197,7 @@ def write(
     *,
     mode: str,
 ) -> Writing:
-    """Continues prefixes in the cache; as `inference.text.generate`."""
+    """Continues prefixes in the cache; arguments as for `inference.text.generate`."""
     written = generate(models.unified, params["unified"], writing, tail, until, numbers, mode)
     return written._replace(
         tokens=models.at_hand(written.tokens), done=models.at_hand(written.done)
@@ -219,7 +219,7 @@ def draw(
     *,
     plan: Plan,
 ) -> Float[Array, "R n d"]:
-    """Draws an image after prefixes in the cache; as `inference.drawing.draw_latents`."""
+    """Draws pictures after prefixes in the cache; arguments: `inference.drawing.draw_latents`."""
     return draw_latents(
         models.unified, params["unified"], cache, positions, mask, grids, noise, start, numbers,
         plan, source,
@@ -236,9 +236,11 @@ def paint(
     *,
     steps: int,
 ) -> Float32[Array, "R N C"]:
-    """Patches in [-1, 1] from latents. `grids`: those of the patches.
+    """Patches in [-1, 1] from latents.
 
-    `noise`, `steps`: for a codec that paints by a flow; None for others.
+    Args:
+      grids: rows and columns of patches.
+      noise, steps: for a codec that paints by a flow; others take None and 1.
     """
     tokens = models.codec.decode(params["codec"], latents, grids, noise, steps)
     return models.at_hand(models.space.decode(params, tokens, grids))

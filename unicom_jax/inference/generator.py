@@ -158,6 +158,9 @@ class Generator(Conversations):
         """Changes picture i as instruction i says, at the size of `prepared`.
 
         Options as for `paint`; a single picture or instruction as for `answer`.
+
+        Raises:
+          ValueError: the numbers of pictures and instructions differ; and as `paint`.
         """
         return self.paint(
             [

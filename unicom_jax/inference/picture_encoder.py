@@ -40,7 +40,7 @@ class PictureEncoder:
         return digest.hexdigest()[:16]
 
     def features(self, images: Picture | Sequence[Picture]) -> Float32[np.ndarray, "B F"]:
-        """Pooled features."""
+        """One vector per picture: pooled features."""
         patches, grids = to_patches(as_pictures(images), self.sequence)
 
         def run(batch: list[int]) -> list[np.ndarray]:

@@ -60,12 +60,12 @@ def collate(
 
     Args:
       prompts: token ids, in which each picture has one `model.picture_token`.
-      pictures: those of each prompt.
-      least_pixels, most_pixels: of a resized picture.
+      pictures: the pictures of each prompt.
+      least_pixels, most_pixels: bounds of the number of pixels of a resized picture.
 
     Raises:
       ValueError: there is no prompt; one is empty, or has more or fewer picture tokens than
-        pictures; a picture is longer than 1 : 200.
+        pictures; a picture's sides differ more than 1 : 200.
     """
     if not prompts:
         raise ValueError("there are no prompts; give at least one")
@@ -136,9 +136,9 @@ def answer(
     """Tokens written after each prompt, padded with -1.
 
     Args:
-      max_tokens: of an answer.
+      max_tokens: the longest answer.
       sampling: how tokens are chosen; the most likely one by default.
-      stop: tokens that end an answer, of which they are the last one.
+      stop: tokens that end an answer; the one that ended it is its last token.
     """
     ends = np.array(stop or [-1], np.int32)
     return _answer(

@@ -30,11 +30,11 @@ def as_texts(texts: Any, what: str = "prompt") -> list[str]:
 
 
 def as_pictures(images: Any) -> list[Picture]:
-    """A list of pictures (H, W, 3) uint8. An array of three axes is one picture, and so is a Pillow
-    image, which is read as training reads files (`decoding.to_srgb`).
+    """A list of pictures (H, W, 3) uint8. An array of three axes is one picture. Pillow images are
+    converted to sRGB as in training (`decoding.to_srgb`).
 
     Raises:
-      ValueError: one of them is not such a picture.
+      ValueError: one of them is neither.
     """
     if isinstance(images, str | bytes | os.PathLike | None):
         images = [images]
@@ -70,14 +70,18 @@ def paired(images: Any, texts: Any, what: str) -> list[tuple[Picture, str]]:
         pictures = pictures * len(words)
     if len(pictures) != len(words):
         raise ValueError(
-            f"{len(pictures)} pictures but {len(words)} {what}s; give one {what} a picture, or a "
-            f"single string for all of them"
+            f"{len(pictures)} pictures but {len(words)} {what}s; give one {what} per picture, or "
+            f"a single string for all of them"
         )
     return list(zip(pictures, words, strict=True))
 
 
 def as_conversation(said: Any) -> list[Segment]:
-    """The segments of one conversation; a string is a prompt."""
+    """The segments of one conversation; a string is a prompt.
+
+    Raises:
+      ValueError: something is not a segment.
+    """
     segments = [Text(said)] if isinstance(said, str) else list(said)
     for segment in segments:
         if not isinstance(segment, Text | Image):
@@ -88,7 +92,11 @@ def as_conversation(said: Any) -> list[Segment]:
 
 
 def as_conversations(said: Any) -> list[list[Segment]]:
-    """A list of conversations; a string or a list of segments is a single one."""
+    """A list of conversations; a string or a list of segments is a single one.
+
+    Raises:
+      ValueError: as for `as_conversation`.
+    """
     if isinstance(said, str) or (said and isinstance(said[0], Text | Image)):
         return [as_conversation(said)]
     return [as_conversation(one) for one in said]

@@ -88,6 +88,9 @@ class Session:
             counts the texts of the response.
           size, drawing: as for `paint`.
           seed: determines all random choices.
+
+        Raises:
+          ValueError: as `write` and `paint`.
         """
         sampling = Sampling(temperature, top_p, top_k)
         settings, said = self.model.drawing(**drawing), as_conversation(conversation)

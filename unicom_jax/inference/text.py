@@ -72,8 +72,8 @@ class Tail(NamedTuple):
       lengths: slots of each prefix in use, from 0.
       next_positions: rotary index of its next token.
       start: cache slot of the first written token, for all rows.
-      places: those of the rows in the request, see `row_keys`.
-      seed: that of the request.
+      places: the rows' places in the request, see `row_keys`.
+      seed: the request's.
       stop: token ids that end a row.
     """
 

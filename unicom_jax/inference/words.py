@@ -53,8 +53,8 @@ class Listener:
 
     Args:
       on_text: see `OnText`; None: text is not passed on.
-      places: those of the rows in the request. Rows that only pad a batch repeat the place of an
-        earlier one; their text is not passed on.
+      places: the rows' places in the request. Rows that only pad a batch repeat an earlier place;
+        their text is not passed on.
     """
 
     def __init__(

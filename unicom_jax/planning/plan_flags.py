@@ -47,7 +47,8 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stage",
         metavar="A,B",
-        help="plan only these; default: all stages of the configuration. 'sample' plans generation",
+        help="plan only these; default: all stages of the configuration except those of "
+        "reinforcement learning. 'sample' plans generation",
     )
     parser.add_argument(
         "--keep", "--dump-hlo", metavar="DIR", help="write the compiled programs there, as text"

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32
 
-SPREADS = ("none", "group", "batch")  # by what a difference from the group's mean is divided
-LEAST_SPREAD = 1e-6  # below this much of its size a group's spread is rounding, and counts as none
+SPREADS = ("none", "group", "batch")  # what a difference from the group's mean is divided by
+LEAST_SPREAD = 1e-6  # relative to the rewards; a smaller spread of a group is rounding
 
 
 def advantages(
@@ -21,17 +21,16 @@ def advantages(
     epsilon: float = 1e-4,
     clip: float = 0.0,
 ) -> Float32[Array, "P G"]:
-    """Differences from the group's mean, divided by a standard deviation (of all n, not n - 1).
+    """Differences from the group's mean, divided by a standard deviation (over n, not n - 1).
 
-    A group without spread has advantages of exactly 0: rounding alone would otherwise be blown up
-    to advantages of ±1.
+    In a group without spread they are exactly 0: rounding would otherwise be scaled up to ±1.
 
     Args:
       spread: "group" divides by the group's own deviation ("GRPO": Shao et al. 2024,
         arXiv 2402.03300), "batch" by that of all rewards ("Flow-GRPO": Liu et al. 2025,
         arXiv 2505.05470), "none" by nothing ("Dr.GRPO": Liu et al. 2025, arXiv 2503.20783).
       epsilon: added to the deviation.
-      clip: bound of what comes out; 0: none.
+      clip: bound of the absolute value of the result; 0: none.
 
     Raises:
       ValueError: an unknown spread, or groups of one sample, whose advantages are all 0.
@@ -58,11 +57,14 @@ def combined_advantages(
     epsilon: float = 1e-4,
     clip: float = 0.0,
 ) -> Float32[Array, "P G"]:
-    """Σ_k w_k A_k: each reward becomes an advantage by itself, then they are added.
+    """Σ_k w_k A_k: each reward is made an advantage by itself, and these are added.
 
-    So a reward of small numbers has as much say as one of large numbers ("GDPO", as in BalCapRL,
-    arXiv 2605.07394, and MixGRPO, arXiv 2507.21802). With one reward and a weight of 1 it is
-    `advantages`. `weights` are used as they are; `clip` bounds the sum.
+    So rewards with a small range count as much as those with a large one ("GDPO", as in BalCapRL,
+    arXiv 2605.07394, and MixGRPO, arXiv 2507.21802). `weights` are used as they are; `clip` bounds
+    the sum.
+
+    Raises:
+      ValueError: rewards and weights have different names; and as for `advantages`.
     """
     if rewards.keys() != weights.keys():
         raise ValueError(f"rewards {sorted(rewards)} and weights {sorted(weights)} differ")
@@ -73,6 +75,6 @@ def combined_advantages(
 
 
 def collapsed(rewards: Float[Array, "P G"]) -> Bool[Array, " P"]:
-    """Groups whose samples all have the same reward, so that they teach nothing."""
+    """Groups whose samples all have the same reward, so that nothing is learned from them."""
     size = jnp.maximum(jnp.abs(rewards).max(axis=1), 1e-6)
     return jnp.ptp(rewards, axis=1) <= LEAST_SPREAD * size

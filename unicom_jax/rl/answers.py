@@ -13,19 +13,19 @@ from unicom_jax.rl.rows import every_row, packed, text_rows
 from unicom_jax.rl.samples import Originals, Samples
 from unicom_jax.rl.template import Template
 
-ANSWER = 4  # which piece of a row the answer is
+ANSWER = 4  # index of the answer among the pieces of a row
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CaptionAnswers:
-    """1 where a model that reads the caption and not the picture answers the question rightly,
-    else 0 ("CapRL": arXiv 2509.22647).
+    """1 if a model that reads the caption but not the picture answers the question correctly, else
+    0 ("CapRL": arXiv 2509.22647).
 
-    An answer is right where each of its tokens is the likeliest behind those before it, which is
-    what greedy decoding would write.
+    An answer is correct if each of its tokens is the likeliest after those before it, so that
+    greedy decoding would write it.
 
     Attributes:
-      model: which answers, with the weights `frozen[weights]`.
+      model: the model that answers, with the weights `frozen[weights]`.
     """
 
     model: UnifiedModel

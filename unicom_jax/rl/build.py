@@ -1,6 +1,4 @@
-"""Captioner and drawer from a configuration: the one place where its keys meet their arguments, and
-the table of rewards.
-"""
+"""Captioner and drawer from a configuration, and the table of rewards."""
 
 from __future__ import annotations
 
@@ -33,13 +31,13 @@ from unicom_jax.rl.text_objectives import TextObjective
 from unicom_jax.runs.stages import EYE, START
 
 Config = Mapping[str, Any]
-# Rewards that look at no drawing.
+# Rewards that use no drawing.
 OF_WORDS = ("long_caption", "caption", "answers", "ended", "length")
 WITHOUT_DRAWING = (*OF_WORDS, "random")
 
 
 def build_captioner(name: str, config: Config, tokenizer: Tokenizer) -> Captioner:
-    """Of the settings of stage `name`."""
+    """The captioner of stage `name`."""
     settings = config[name]
     common = _common(name, config, tokenizer)
     wanted = {name for name, weight in settings["rewards"].items() if weight}
@@ -53,7 +51,11 @@ def build_captioner(name: str, config: Config, tokenizer: Tokenizer) -> Captione
 
 
 def build_drawer(name: str, config: Config, tokenizer: Tokenizer) -> Drawer:
-    """Of the settings of stage `name`."""
+    """The drawer of stage `name`.
+
+    Raises:
+      ConfigError: guidance with an objective that needs the likelihood.
+    """
     settings = config[name]
     if settings["objective"] == "grpo" and settings["guidance"] != 1.0:
         raise ConfigError(
@@ -76,11 +78,11 @@ def build_drawer(name: str, config: Config, tokenizer: Tokenizer) -> Drawer:
 
 
 def build_joint(name: str, config: Config, tokenizer: Tokenizer) -> Joint:
-    """Of the settings of stage `name`: rewards of words are the captioner's, the others the
-    drawer's.
+    """Captioner and drawer of stage `name`: the captioner has the rewards of words, the drawer the
+    others.
 
     Raises:
-      ConfigError: no reward looks at drawings.
+      ConfigError: no reward uses drawings.
     """
     settings = config[name]
     rewards: dict[bool, dict[str, float]] = {True: {}, False: {}}
@@ -88,7 +90,7 @@ def build_joint(name: str, config: Config, tokenizer: Tokenizer) -> Joint:
         rewards[reward in OF_WORDS][reward] = weight
     if not any(rewards[False].values()):
         raise ConfigError(
-            f"{name}.rewards: none looks at drawings, so the drawer would learn nothing; give "
+            f"{name}.rewards: none uses drawings, so the drawer would learn nothing; give "
             f"another one a weight, such as {name}.rewards.cosine"
         )
     drawings = {
@@ -109,7 +111,7 @@ def _with(config: Config, name: str, **changes: Any) -> Config:
     return {**config, name: {**config[name], **changes}}
 
 
-# By `objective` of the settings.
+# By the setting `objective`.
 OBJECTIVES: dict[str, Callable[[Config], FlowObjective]] = {
     "nft": lambda settings: Nft(beta=settings["beta"]),
     "awm": lambda settings: Awm(),
@@ -118,7 +120,7 @@ OBJECTIVES: dict[str, Callable[[Config], FlowObjective]] = {
 
 
 def _common(name: str, config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What both kinds of policy are made of."""
+    """The arguments that captioner and drawer have in common."""
     settings = config[name]
     template = make_template(config, tokenizer, settings["prompt"])
     models = models_of(config, template)
@@ -214,7 +216,7 @@ def _own(
             what = f"shape {found.shape}" if hasattr(found, "shape") else type(found).__name__
             raise ConfigError(
                 f"{name}.own_reward: {path} returned {what}; return an array of shape {shape}, one "
-                "number a sample"
+                "number per sample"
             )
         return found
 

@@ -1,5 +1,5 @@
 """The captioner learns ("g4u", generation for understanding): it describes a picture several times,
-frozen weights draw each description again, and what the drawings are worth is its reward.
+frozen weights draw each description, and the drawing's reward is that of the description.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from unicom_jax.runs.stages import START
 
 @flax.struct.dataclass
 class Captions:
-    """Rollouts: B = P G captions, those of a picture side by side.
+    """Rollouts: B = P G captions, those of a picture adjacent.
 
     Attributes:
-      patches, grids: of the picture of each.
-      tokens: what was written, the end included, -1 behind it.
-      old, reference: log-probabilities of the tokens under the weights that wrote them and under
-        those before the stage.
+      patches, grids: each caption's picture.
+      tokens: what was written, including the token that ended it, padded with -1.
+      old, reference: log-probabilities of the tokens under the weights that wrote them, and under
+        the weights from before the stage.
     """
 
     patches: UInt8[Array, "B N C"]
@@ -55,12 +55,12 @@ class Captions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Captioner:
-    """How rollouts are made of pictures, and the loss on them.
+    """How rollouts are made from pictures, and the loss on them.
 
     Attributes:
-      group: captions a picture. `most`: tokens of a caption.
-      drawing: how captions are drawn. `codec_steps`: flow steps of the painting.
-      draws: whether a reward looks at drawings; without, none are made.
+      group: captions per picture. `most`: the most tokens of a caption.
+      drawing: how captions are drawn. `codec_steps`: flow steps of the pixel decoder.
+      draws: whether a reward uses drawings; if not, none are made.
     """
 
     models: Models
@@ -88,7 +88,7 @@ class Captioner:
         rollout: Rollout,
         tokens: Int[Array, "B T"],
     ) -> Captions:
-        """What the loss needs of captions that were written and scored."""
+        """What the loss needs to know about captions that were written and scored."""
         rows, prepared = of_group((rows, prepared), self.group)
         both = (
             caption_log_probs(self.models.unified, weights, prepared, rows, self.template, tokens)
@@ -105,7 +105,7 @@ class Captioner:
     def write(
         self, params: Params, rows: MixedBatch, prepared: Any, key: Key[Array, ""]
     ) -> tuple[Int[Array, "B T"], Samples]:
-        """Captions, those of a picture side by side: their tokens as written, and their words."""
+        """Captions, those of a picture adjacent: their tokens as written, and their words."""
         tokens = write_captions(
             self.models.unified, params, prepared, rows, self.template, self.group, self.most, key
         )
@@ -113,7 +113,7 @@ class Captioner:
         return tokens, Samples(tokens=words, ended=ended)
 
     def originals(self, batch: Any) -> Originals:
-        """The pictures of the captions of a `PromptBatch`."""
+        """The pictures of a `PromptBatch`, once for each of their captions."""
         return Originals(
             *of_group((batch.patches, batch.grids, batch.questions, batch.answers), self.group)
         )
@@ -127,7 +127,7 @@ class Captioner:
         prepared: Any,
         key: Key[Array, ""],
     ) -> tuple[Rollout, Int[Array, "B T"]]:
-        """Captions with drawings of them, and their tokens as they were written."""
+        """Scored captions with their drawings, and their tokens as they were written."""
         model, start = self.models.unified, frozen[START]
         writing, drawing = jax.random.split(key)
         tokens, samples = self.write(params, rows, prepared, writing)
@@ -145,8 +145,8 @@ class Captioner:
     def loss(
         self, params: Params, frozen: Params, batch: Captions, row_keys: Key[Array, " B"]
     ) -> LossTerms:
-        """Terms `policy` and `kl`; reported with them `clip_share`, `length` and the curves of
-        `Scores`."""
+        """Terms `policy` and `kl`, and those that are only reported: `clip_share`, `length` and the
+        curves of `Scores`."""
         del row_keys
         rows, prepared = self.seen(frozen, batch.patches, batch.grids)
         log_probs = caption_log_probs(
@@ -165,7 +165,7 @@ class Captioner:
         return {**terms, "length": length, **scores.terms()}
 
     def seen(self, frozen: Params, patches: jax.Array, grids: jax.Array) -> tuple[Any, Any]:
-        """The rows of pictures, and what frozen models make of these."""
+        """The rows of pictures, and the image model's `prepare` of them."""
         rows = picture_rows(self.template, patches, grids)
         trees = self.models.family.frozen_of(frozen)
         return rows, jax.lax.stop_gradient(self.models.unified.images.prepare(trees, rows))

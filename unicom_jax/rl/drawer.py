@@ -1,5 +1,5 @@
 """The drawer learns ("u4g", understanding for generation): frozen weights describe a picture, the
-present ones draw the description several times, and how near the drawings come is their reward.
+present ones draw the description several times and learn from the rewards of the drawings.
 """
 
 from __future__ import annotations
@@ -48,15 +48,16 @@ from unicom_jax.runs.stages import START
 
 @flax.struct.dataclass
 class Drawings:
-    """Rollouts: B = P G drawings, those of a description side by side.
+    """Rollouts: B = P G drawings, those of a description adjacent.
 
     Attributes:
-      words: the description of each, -1 behind it.
+      words: each drawing's description, padded with -1.
       grids: rows and columns of latents.
-      states: z at each of K times, of `FlowGrpo` K + 1 states of the window; times: of the states.
-      reference: velocities at the states under the weights before the stage.
-      target, old: x - ε, and velocities under the weights that drew; not of `FlowGrpo`.
-      log_probs: of the window's steps, under the weights that drew; of `FlowGrpo` alone.
+      states, times: z at each of K times; with `FlowGrpo`, the K + 1 states of the window.
+      reference: velocities at the states under the weights from before the stage.
+      target, old: x - ε, and velocities under the weights that drew; None with `FlowGrpo`.
+      log_probs: log-probabilities of the window's steps under the weights that drew; only with
+        `FlowGrpo`.
     """
 
     words: Int[Array, "B T"]
@@ -72,7 +73,7 @@ class Drawings:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """SDE steps of `FlowGrpo`: see `flow_objectives.window_start` and `core.flow_steps.SdeStep`."""
+    """SDE steps of `FlowGrpo`; see `flow_objectives.window_start` and `core.flow_steps.SdeStep`."""
 
     length: int
     stride: int
@@ -82,15 +83,15 @@ class Window:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Drawer:
-    """How rollouts are made of pictures, and the loss on them.
+    """How rollouts are made from pictures, and the loss on them.
 
     Attributes:
-      group: drawings a description. `most`: tokens of a description.
-      drawing: how pictures are drawn; a guided one is not the policy whose likelihood `FlowGrpo`
-        knows. `codec_steps`: flow steps of the painting.
-      times: K, of objectives that noise a finished picture again.
-      window: of `FlowGrpo`.
-      true_captions: captions of the data instead of the model's own descriptions.
+      group: drawings per description. `most`: the most tokens of a description.
+      drawing: how pictures are drawn; without guidance for `FlowGrpo`, which needs the likelihood.
+        `codec_steps`: flow steps of the pixel decoder.
+      times: K, for objectives that add noise to finished pictures again.
+      window: for `FlowGrpo`.
+      true_captions: whether captions of the data take the place of the model's own descriptions.
     """
 
     models: Models
@@ -120,7 +121,7 @@ class Drawer:
         passed: dict[str, jax.Array] | None,
         key: Key[Array, ""],
     ) -> Drawings:
-        """What the loss needs of what `draw_words` returned."""
+        """What the loss needs, from the result of `draw_words`."""
         words, grids = rollout.samples.tokens, context.grids[:, 0]
         if passed is None:
             passed = self._noised(params, context, rollout.samples.latents, key)
@@ -136,8 +137,8 @@ class Drawer:
     def loss(
         self, params: Params, frozen: Params, batch: Drawings, row_keys: Key[Array, " B"]
     ) -> LossTerms:
-        """Terms `policy` and `kl`; reported with them `clip_share`, `length` (of descriptions) and
-        the curves of `Scores`."""
+        """Terms `policy` and `kl`, and those that are only reported: `clip_share`, `length` (of
+        descriptions) and the curves of `Scores`."""
         del frozen, row_keys
         context = self._context(params, batch.words, batch.grids)
         asked, scores = self._asked(batch.states), batch.scores
@@ -176,8 +177,8 @@ class Drawer:
         drawing: Key[Array, ""],
         painting: Key[Array, ""],
     ) -> tuple[Rollout, DrawingContext, dict[str, jax.Array] | None]:
-        """Drawings of P descriptions, `group` of each; what they were drawn behind; and of
-        `FlowGrpo` the window that was passed through. `number`: of the batch."""
+        """`group` drawings of each of P descriptions; the context in which they were drawn; and the
+        states of the window, or None without `FlowGrpo`. `number`: the batch's."""
         words, patches, grids = of_group((words, patches, grids), self.group)
         model, latent_grids = self.models.unified, self.models.codec.grid(grids)
         read = read_prompts(model, params, words, self.template, self.drawing.branches)
@@ -217,7 +218,7 @@ class Drawer:
     def _draw_window(
         self, params: Params, context: DrawingContext, number: Int[Array, ""], key: Key[Array, ""]
     ) -> tuple[Float[Array, "B n d"], dict[str, jax.Array]]:
-        """Latents, and the window of SDE steps that was passed through."""
+        """Latents, and the states, times and log-probabilities of the window of SDE steps."""
         start_key, step_key = jax.random.split(key)
         window, rows = self.window, context.grids.shape[0]
         first = window_start(
@@ -242,7 +243,7 @@ class Drawer:
     def _noised(
         self, params: Params, context: DrawingContext, latents: jax.Array, key: Key[Array, ""]
     ) -> dict[str, jax.Array]:
-        """Finished pictures at times of their own, drawn as training draws them."""
+        """Finished pictures with noise, at times that are sampled as in training."""
         flow_time, rows = self.models.unified.images.flow_time, len(latents)
         shift = flow_time.shift_of(*self._shape)
         time_key, noise_key = jax.random.split(key)
@@ -260,7 +261,7 @@ class Drawer:
         }
 
     def _asked(self, states: jax.Array) -> jax.Array:
-        """The states whose velocity is needed: of a window all but the last."""
+        """The states whose velocity is needed: in a window, all but the last."""
         return states[:, :-1] if self.objective.needs_trajectory else states
 
     def _velocities(
@@ -270,8 +271,8 @@ class Drawer:
         states: Float[Array, "B K n d"],
         times: Float[Array, "B K"],
     ) -> Float32[Array, "B K n d"]:
-        """One time after the other, and computed again in the backward pass, so that memory holds
-        one."""
+        """Velocities, one time after the other and recomputed in the backward pass, so that memory
+        holds those of one time only."""
 
         @jax.checkpoint
         def one(params: Params, context: DrawingContext, z: jax.Array, time: jax.Array):
@@ -284,7 +285,7 @@ class Drawer:
     def _step_terms(
         self, found: Float[Array, "B K n d"], batch: Drawings, gained: Float[Array, " B"]
     ) -> LossTerms:
-        """Of the steps of a window: all rows made them at the same times."""
+        """Loss terms of the steps of a window, whose times are the same in all rows."""
         sde, logs, kls = self.window.sde, [], []
         for k in range(found.shape[1]):
             z, after = batch.states[:, k], batch.states[:, k + 1]

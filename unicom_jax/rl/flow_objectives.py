@@ -1,8 +1,8 @@
 """Objectives of a policy that draws by a flow, in this code's convention: t = 1 is data.
 
-Flow-GRPO needs the states that an SDE went through and their log-probabilities. DiffusionNFT and
-AWM need the finished picture alone, drawn by any sampler: they noise it again at times of their
-own, with its advantage as the weight of a flow-matching loss.
+Flow-GRPO needs the states of an SDE and their log-probabilities. DiffusionNFT and AWM need only the
+finished picture, drawn by any sampler: they add noise to it again, at other times, and use its
+advantage as the weight of a flow-matching loss.
 
     B pictures, K steps (Flow-GRPO) or K times (others) of each, n tokens of d channels
 """
@@ -25,8 +25,8 @@ class FlowGrpo:
     """Clipped ratios of SDE steps ("Flow-GRPO": Liu et al. 2025, arXiv 2505.05470).
 
     The log-probability of a step is a mean over its dimensions (`core.flow_steps.SdeStep`), so the
-    ratio stays near 1 and its clip range is as narrow. In a window of a few steps of the
-    integration this is MixGRPO (arXiv 2507.21802), see `window_start`.
+    ratio stays near 1, and its clip range is narrow accordingly. With SDE steps only in a window of
+    the integration this is MixGRPO (arXiv 2507.21802), see `window_start`.
     """
 
     clip: Clip = Clip(1e-4, 1e-4)
@@ -40,7 +40,7 @@ class FlowGrpo:
         advantages: Float[Array, " B"],
         kl: Float[Array, "B K"],
     ) -> LossTerms:
-        """Terms `policy` and `kl` (of `step_kl`), and `clip_share`, which is only reported."""
+        """Terms `policy`, `kl` (from `step_kl`) and `clip_share`, which is only reported."""
         terms = surrogate_terms(log_probs, old, advantages[:, None], self.clip)
         return {**terms, "kl": (jnp.sum(kl), float(kl.size))}
 
@@ -50,10 +50,11 @@ def step_kl(
     reference: Float[Array, " B *shape"],
     deviation: Float[Array, ""],
 ) -> Float32[Array, " B"]:
-    """KL of two Gaussian steps of one deviation, (Δmean)² / (2 deviation²), a dimension.
+    """KL divergence per dimension of two Gaussian steps with the same deviation,
+    (Δmean)² / (2 deviation²).
 
     Flow-GRPO's released code leaves the step's length out of the deviation: its KL is this one
-    times t1 - t0, so it weighs short steps less.
+    times t1 - t0, so short steps have less weight.
     """
     squares = jnp.square((mean - reference) / deviation).astype(jnp.float32)
     return 0.5 * squares.mean(axis=tuple(range(1, squares.ndim)))
@@ -62,14 +63,14 @@ def step_kl(
 def window_start(
     update: Int[Array, ""] | int, steps: int, length: int, *, stride: int = 1, held: int = 25
 ) -> Int[Array, ""]:
-    """The first of `length` SDE steps among `steps` of an integration, by the number of the update.
+    """The first of `length` SDE steps among the `steps` of an integration, for the given update.
 
-    The window moves by `stride` after every `held` updates and then begins again at the first step
-    (MixGRPO, "progressive"). The last step is never in it: what an SDE step adds there, nothing
-    takes away again.
+    The window moves by `stride` after every `held` updates; after its last place it begins again at
+    the first step (MixGRPO, "progressive"). It never contains the last step, because no later step
+    could remove the noise that an SDE step adds there.
 
     Raises:
-      ValueError: a window that does not fit.
+      ValueError: the window does not fit, or `stride` or `held` is below 1.
     """
     if not 1 <= length < steps:
         raise ValueError(
@@ -90,14 +91,17 @@ class Nft:
         loss = c/β [r ‖x̂⁺ - x‖² / w⁺ + (1 - r) ‖x̂⁻ - x‖² / w⁻]         x̂± = z_t + (1 - t) v±
 
     with c = `most`, ‖·‖² means over dimensions and w± = mean |x̂± - x|, which gets no gradient. At
-    v = v_old the gradient is that of A (1-t)²/w ‖v - (x - ε)‖², whatever β.
+    v = v_old the gradient is that of A (1-t)²/w ‖v - (x - ε)‖² for any β.
 
     Attributes:
-      beta: how far v stands from v_old in v±.
-      most: advantages are clipped to ±this.
-      adaptive: divide by w. Without it, and in velocities instead of pictures,
-        r ‖v⁺ - u‖² + (1 - r) ‖v⁻ - u‖² with u = x - ε, whose optimum is known:
+      beta: weight of v against v_old in v±.
+      most: advantages are clipped to ±`most`.
+      adaptive: divide by w. If False, the loss compares velocities instead of pictures,
+        r ‖v⁺ - u‖² + (1 - r) ‖v⁻ - u‖² with u = x - ε; its optimum is
         v_old + (2r - 1) (u - v_old) / β.
+
+    Raises:
+      ValueError: `beta` or `most` is not above 0.
     """
 
     beta: float = 1.0
@@ -122,7 +126,7 @@ class Nft:
         time: Float[Array, "B K"],
         share: Float[Array, " B"],
     ) -> Float32[Array, "B K"]:
-        """The loss of every picture at every time. `target`: u = x - ε."""
+        """The loss of each picture at each time. `target`: u = x - ε."""
         velocity, old, target = (x.astype(jnp.float32) for x in (velocity, old, target))
         old = jax.lax.stop_gradient(old)
         positive = old + self.beta * (velocity - old)
@@ -131,7 +135,7 @@ class Nft:
         return share[:, None] * good + (1.0 - share[:, None]) * bad
 
     def _distance(self, error: jax.Array, time: jax.Array) -> jax.Array:
-        """Of v± from u, which is (x̂± - x) / (1 - t)."""
+        """Squared distance of v± from u, weighted; `error`: v± - u = (x̂± - x) / (1 - t)."""
         axes = tuple(range(2, error.ndim))
         squares = jnp.square(error).mean(axes)
         if not self.adaptive:
@@ -151,8 +155,8 @@ class Nft:
         *,
         floor: float = 0.0,
     ) -> LossTerms:
-        """Terms `policy` and `kl` (see `velocity_distance` also for `floor`), and `clip_share`, of
-        the pictures whose advantage is beyond ±`most`, which is only reported."""
+        """Terms `policy`, `kl` and `clip_share`, the share of pictures whose advantage is beyond
+        ±`most`, which is only reported. For `kl` and `floor`, see `velocity_distance`."""
         losses = self.losses(velocity, old, target, time, self.share(advantages))
         beyond = (jnp.abs(advantages) > self.most).astype(jnp.float32)
         return {
@@ -164,15 +168,18 @@ class Nft:
 
 @dataclasses.dataclass(frozen=True)
 class Awm:
-    """Advantage-weighted matching (Xue et al. 2025, arXiv 2509.25050): policy gradient with the
-    flow-matching loss l = ‖v - (x - ε)‖² in the place of a negative log-likelihood.
+    """Advantage-weighted matching (Xue et al. 2025, arXiv 2509.25050): a policy gradient with the
+    flow-matching loss l = ‖v - (x - ε)‖² in place of a negative log-likelihood.
 
-        log p = -(1 - t) / p ((l + 1e-10)^p - 1e-10^p)
+        log π = -(1 - t) / p ((l + 1e-10)^p - 1e-10^p)
 
     Attributes:
-      power: p. 1 would be the loss itself; less of it weighs large losses less.
-      clip: of exp(log p - log p_old).
-      most: advantages are clipped to ±this and divided by it.
+      power: p; 1 takes the loss itself, smaller values give large losses less weight.
+      clip: bounds of exp(log π - log π_old).
+      most: advantages are clipped to ±`most` and divided by it.
+
+    Raises:
+      ValueError: `power` or `most` is not above 0.
     """
 
     power: float = 0.25
@@ -191,6 +198,7 @@ class Awm:
         target: Float[Array, "B K *shape"],
         time: Float[Array, "B K"],
     ) -> Float32[Array, "B K"]:
+        """log π of each picture at each time. `target`: x - ε."""
         squares = jnp.square((velocity - target).astype(jnp.float32))
         loss = squares.mean(tuple(range(2, squares.ndim)))
         raised = (loss + 1e-10) ** self.power - 1e-10**self.power
@@ -207,7 +215,7 @@ class Awm:
         *,
         floor: float = 0.0,
     ) -> LossTerms:
-        """As of `Nft`; here `clip_share` is of clipped ratios."""
+        """As for `Nft`, but `clip_share` is the share of clipped ratios."""
         weights = jnp.clip(advantages, -self.most, self.most) / self.most
         logs = (self.log_probs(v, target, time) for v in (velocity, old))
         terms = surrogate_terms(*logs, weights[:, None], self.clip)
@@ -220,11 +228,11 @@ def velocity_distance(
     time: Float[Array, "B K"],
     floor: float = 0.0,
 ) -> tuple[Float32[Array, ""], float]:
-    """The term mean ‖v - v_ref‖²: what stands for a KL where there is no likelihood.
+    """The term mean ‖v - v_ref‖², in place of a KL divergence, which needs a likelihood.
 
-    A network that predicts data has v = (x̂ - z) / (1 - t), whose difference has no bound near
-    t = 1: without a `floor`, single draws there would make up the whole term. With one, velocities
-    are compared as the flow loss of such a network does, by (x̂ - x̂_ref) / max(1 - t, floor).
+    A network that predicts data has v = (x̂ - z) / (1 - t), so differences of velocities have no
+    bound near t = 1, and a few draws there would dominate the term. With a `floor`, velocities are
+    compared as in the flow loss of such a network, by (x̂ - x̂_ref) / max(1 - t, floor).
     """
     difference = velocity - jax.lax.stop_gradient(reference)
     squares = jnp.square(difference.astype(jnp.float32))

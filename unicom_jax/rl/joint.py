@@ -1,7 +1,8 @@
-"""Captioner and drawer learn from the same drawings ("jointly"): the present weights write J
-captions of a picture and draw each of them K times. A drawing is compared with the others of its
-caption, a caption, by the mean reward of its drawings, with the others of its picture ("Dual-GRPO"
-of Think-Then-Generate).
+"""Captioner and drawer learn from the same drawings ("jointly").
+
+The present weights write J captions of a picture and draw each of them K times. A drawing is
+compared with the other drawings of its caption. A caption is compared with the other captions of
+its picture, by the mean reward of its drawings ("Dual-GRPO" of Think-Then-Generate).
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from unicom_jax.rl.captioner import Captioner, Captions
 from unicom_jax.rl.drawer import Drawer, Drawings
 from unicom_jax.rl.scores import Rollout
 
-DRAWN = "drawings"  # the reward of a caption: the mean of its drawings'
-OF_DRAWINGS = "drawing/"  # begins the names of the drawer's terms
-SHARED = ("length", "gated")  # terms of the drawer that say nothing new
+DRAWN = "drawings"  # a caption's reward: the mean of its drawings' rewards
+OF_DRAWINGS = "drawing/"  # prefix of the names of the drawer's terms
+SHARED = ("length", "gated")  # terms of the drawer that are left out: they say nothing new
 
 
 @flax.struct.dataclass
 class Both:
-    """Rollouts: P J captions, and P J K drawings, those of a caption side by side."""
+    """Rollouts: P J captions and P J K drawings, those of a caption adjacent."""
 
     captions: Captions
     drawings: Drawings
@@ -34,10 +35,10 @@ class Both:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Joint:
-    """How rollouts are made of pictures, and the loss on them.
+    """How rollouts are made from pictures, and the loss on them.
 
     Attributes:
-      captioner: with J as its group. It draws nothing itself; its rewards look at words alone.
+      captioner: with J as its group. It draws nothing itself; its rewards use words alone.
       drawer: with K as its group.
     """
 
@@ -54,7 +55,7 @@ class Joint:
         )
 
     def rollouts(self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]) -> Rollout:
-        """The captions that `prepare` samples, each with the first of its drawings."""
+        """The captions that `prepare` samples, each with its first drawing."""
         _, _, written, drawn = self._sampled(params, frozen, batch, jax.random.split(key)[0])
         first = jax.tree.map(lambda x: x[:: self.drawer.group], drawn[0].samples)
         samples = written.samples.replace(latents=first.latents, patches=first.patches)
@@ -63,15 +64,15 @@ class Joint:
     def loss(
         self, params: Params, frozen: Params, batch: Both, row_keys: Key[Array, " B"]
     ) -> LossTerms:
-        """The terms of the captioner, and those of the drawer behind `OF_DRAWINGS`."""
+        """The captioner's terms, and the drawer's with the prefix `OF_DRAWINGS`."""
         terms = self.captioner.loss(params, frozen, batch.captions, row_keys)
         drawn = self.drawer.loss(params, frozen, batch.drawings, row_keys)
         own = {f"{OF_DRAWINGS}{name}": pair for name, pair in drawn.items() if name not in SHARED}
         return terms | own
 
     def _sampled(self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]) -> Any:
-        """Rows and prepared pictures, tokens of captions, the captions' rollout, and what
-        `Drawer.draw_words` returned for them."""
+        """Rows and prepared pictures, the captions' tokens and rollout, and the result of
+        `Drawer.draw_words` for them."""
         writing, drawing, painting = jax.random.split(key, 3)
         captioner, drawer = self.captioner, self.drawer
         seen = captioner.seen(frozen, batch.patches, batch.grids)

@@ -1,4 +1,4 @@
-"""What all policy-gradient objectives share: the clipped ratio, and the distance to a reference."""
+"""What all policy-gradient objectives share: clipped ratios, and the distance to a reference."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from unicom_jax.core.losses import LossTerms
 
 
 class Clip(NamedTuple):
-    """The ratio π / π_old may go from 1 - low to 1 + high before its gradient ends.
+    """The ratio π / π_old may move between 1 - low and 1 + high; it is pushed no further.
 
     PPO has low = high (Schulman et al. 2017, arXiv 1707.06347), DAPO .2 and .28, so that unlikely
-    tokens can rise (Yu et al. 2025, arXiv 2503.14476).
+    tokens can become likelier (Yu et al. 2025, arXiv 2503.14476).
     """
 
     low: float = 0.2
@@ -33,7 +33,7 @@ def surrogate(
 ) -> tuple[Float32[Array, "*shape"], Bool[Array, "*shape"]]:
     """min(ρ A, clip(ρ, 1 - low, 1 + high) A) with ρ = exp(log π - log π_old), and where it clips.
 
-    No gradient reaches `old`. Where it clips the gradient is 0.
+    No gradient reaches `old`; where the ratio is clipped, the gradient is 0.
     """
     ratio = jnp.exp(log_probs - jax.lax.stop_gradient(old))
     inside = jnp.clip(ratio, 1.0 - clip.low, 1.0 + clip.high)

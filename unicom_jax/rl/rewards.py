@@ -1,8 +1,8 @@
 """Rewards: functions (frozen, originals, samples) -> (B,), the higher the better.
 
-`frozen` holds trees of weights by name. A reward that nothing frozen serves computes with pictures
-and words alone; one that is computed on the host (the exact judge) is called from the compiled
-program, each device with its own rows.
+`frozen` has trees of frozen weights by name, which some rewards do not need. Rewards that are
+computed on the host (the exact judge) are called from the compiled program, by each device for its
+own rows.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Encode = Callable[[Params, jax.Array, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class FeatureCosine:
-    """Cosine of the pooled features of original and drawn picture ("UAE": arXiv 2509.09666).
+    """Cosine of the pooled features of the original and the drawing ("UAE": arXiv 2509.09666).
 
     Attributes:
       vision: the encoder, whose weights are `frozen[weights]`.
@@ -67,7 +67,7 @@ def pixel_distance(frozen: Params, originals: Originals, samples: Samples) -> Fl
 
 @dataclasses.dataclass(frozen=True)
 class LatentDistance:
-    """Minus the mean squared difference of normalised latents. `pool`: patches on a side of one."""
+    """Minus the mean squared difference of normalised latents, of `pool` x `pool` patches each."""
 
     encode: Encode
     pool: int = 1
@@ -84,7 +84,7 @@ def _mean_square(difference: jax.Array, real: jax.Array) -> jax.Array:
 
 
 def by_chance(frozen: Params, originals: Originals, samples: Samples) -> Float32[Array, " B"]:
-    """A random number in [0, 1): the control whose advantages say nothing about the samples."""
+    """A random number in [0, 1): a control that says nothing about the samples."""
     del frozen, originals
     return samples.chance
 
@@ -93,9 +93,10 @@ def by_chance(frozen: Params, originals: Originals, samples: Samples) -> Float32
 
 
 def on_host(score: Callable[..., np.ndarray], *rows: jax.Array) -> Float32[Array, " B"]:
-    """`score(*rows) -> (B,)`, a function of NumPy arrays, called while a program runs.
+    """Calls `score(*rows) -> (B,)`, a function of NumPy arrays, while a compiled program runs.
 
-    It has to be a pure function of its rows, each by itself: every device calls it with its own.
+    It must be a pure function that treats each row separately: each device calls it with its own
+    rows.
     """
 
     def call(_: Any, *own: jax.Array) -> jax.Array:
@@ -111,8 +112,8 @@ def _scored(score: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class ScenesJudge:
-    """How far the judge's reading of the drawn picture agrees with that of the original: facts that
-    were kept, over those that were kept, lost or invented. Exact on pictures of Scenes."""
+    """How far the judge reads the same in the drawing as in the original: facts kept, as a share of
+    those kept, lost and invented. For Scenes only."""
 
     patch: int
 
@@ -133,11 +134,12 @@ class ScenesJudge:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionDrawn:
-    """1 where the judge finds in the drawing all that its caption says and no further object, else
-    0: what Scenes-GenEval counts. A caption outside the grammar of Scenes has 0.
+    """1 if the judge finds in the drawing all that its caption says and no other object, else 0, as
+    in Scenes-GenEval; 0 for a caption outside the grammar of Scenes.
 
     Attributes:
-      decode: token ids of a caption to its text.
+      decode: turns the token ids of a caption into text.
+      patch: side of a patch in pixels.
     """
 
     decode: Callable[[list[int]], str]
@@ -162,11 +164,12 @@ class CaptionDrawn:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionFacts:
-    """How far a caption of Scenes agrees with the judge's reading of the original.
+    """How far a caption of Scenes agrees with what the judge reads in the original.
 
     Attributes:
-      decode: token ids of a caption to its text.
-      score: of a text and the truth: `score_long` or `score_caption`.
+      decode: turns the token ids of a caption into text.
+      patch: side of a patch in pixels.
+      score: compares a text with the truth: `score_long` or `score_caption`.
     """
 
     decode: Callable[[list[int]], str]
@@ -195,7 +198,7 @@ def read_account(patches: np.ndarray, grid: np.ndarray, patch: int) -> Account:
 
 
 def picture_of(patches: np.ndarray, grid: np.ndarray, patch: int) -> np.ndarray:
-    """The picture (H, W, 3) of patches (N, C), of which `grid` has rows x columns."""
+    """The picture (H, W, 3) of patches (N, C). `grid`: its rows and columns of patches."""
     return unpatchify(patches, int(grid[0]), int(grid[1]), patch)
 
 
@@ -208,7 +211,7 @@ def caption_lengths(tokens: Int[Array, "B T"]) -> Int[Array, " B"]:
 
 
 def ended(frozen: Params, originals: Originals, samples: Samples) -> Float32[Array, " B"]:
-    """1 for a caption that has words and was ended by the policy itself, else 0."""
+    """1 for a caption that has words and that the policy ended itself, else 0."""
     del frozen, originals
     written = caption_lengths(samples.tokens) > 0
     return jnp.float32(samples.ended & written)
@@ -216,7 +219,11 @@ def ended(frozen: Params, originals: Originals, samples: Samples) -> Float32[Arr
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-    """1 for a caption of `least` to `most` tokens, else 0."""
+    """1 for a caption of `least` to `most` tokens, else 0.
+
+    Raises:
+      ValueError: no length is allowed.
+    """
 
     least: int
     most: int
@@ -251,7 +258,7 @@ def named(path: str) -> Reward:
         found = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"reward {path!r} is not a name of a function in a module that can be imported: {error}"
+            f"reward {path!r} names no function of a module that can be imported: {error}"
         ) from None
     if not callable(found):
         raise ValueError(f"reward {path!r} is {type(found).__name__}, which cannot be called")

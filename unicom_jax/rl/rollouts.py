@@ -1,7 +1,7 @@
 """Rollouts on the device: captions of pictures, and pictures of captions.
 
-The text is all that passes from one to the other: `read_prompts` takes token ids, reads them in a
-turn of their own and knows no cache of the picture they were written for.
+Only text passes from one to the other: `read_prompts` takes token ids and reads them in a turn of
+their own, without the cache of the picture that they describe.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from unicom_jax.models.transformer import KVCache
 from unicom_jax.rl.rows import every_row, packed, text_rows
 from unicom_jax.rl.template import Template
 
-OF_CHANCE = 2**31 - 1  # folded into a key: no row has this number
+OF_CHANCE = 2**31 - 1  # folded into a key; no row has this number
 
 
 def of_group(tree: Any, group: int) -> Any:
-    """Every row `group` times, side by side."""
+    """Every row `group` times, adjacent."""
     return jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), tree)
 
 
@@ -45,12 +45,12 @@ def write_captions(
     most: int,
     key: Key[Array, ""],
 ) -> Int[Array, "BG {most}"]:
-    """`group` captions of each picture, sampled at temperature 1, of `most` tokens at most.
+    """`group` captions of each picture, sampled at temperature 1, of at most `most` tokens.
 
-    A picture is read once. The token that ended a caption is its last one; -1 behind it.
+    A picture is read once. A caption includes the token that ended it and is padded with -1.
 
     Args:
-      prepared, rows: of the pictures, as for `rows.caption_log_probs`.
+      prepared, rows: as for `rows.caption_log_probs`.
     """
     count = rows.tokens.shape[0]
     cache = model.init_cache(count, template.slots + most)
@@ -78,7 +78,7 @@ def words_of(
     tokens: Int[Array, "B T"], template: Template
 ) -> tuple[Int[Array, "B T"], Bool[Array, " B"]]:
     """The words of captions, without the tokens that end or structure a sequence; and which of the
-    captions came to their proper end."""
+    captions ended as a document ends."""
     known = jnp.asarray(np.union1d(template.special, template.stops))
     words, _ = packed(jnp.where(jnp.isin(tokens, known), -1, tokens))
     return words, jnp.any(tokens == template.closing, axis=1)
@@ -86,12 +86,14 @@ def words_of(
 
 @flax.struct.dataclass
 class Prompts:
-    """B prompts that were read, each with slots behind it for a picture; as `draw_latents` and
+    """B prompts that were read, each with slots for a picture after it, as `draw_latents` and
     `UnifiedModel.begin_drawing` take them.
 
     Attributes:
-      cache: their slots are [0, start). `positions`, `mask`: of the picture's slots.
-      branches: of guidance; those of a picture are side by side, the conditional one first.
+      cache: has the prompts in slots [0, start).
+      positions, mask: those of the picture's slots.
+      branches: number of guidance branches; those of a picture are adjacent, the conditional one
+        first.
     """
 
     cache: KVCache
@@ -102,13 +104,13 @@ class Prompts:
 
 
 def prompts_of(words: Int[Array, "B T"], template: Template) -> Int[Array, "B S"]:
-    """Words in a turn of their own, up to where the picture begins."""
+    """Words in a turn of their own, up to the mark that begins the picture."""
     head, tail = (every_row(ids, len(words)) for ids in (template.head, template.tail))
     return packed(head, words, tail)[0]
 
 
 def wordless(words: Int[Array, "B T"], template: Template) -> Int[Array, "B S"]:
-    """The prompts of `prompts_of` without their words, as training left them out for guidance."""
+    """The prompts of `prompts_of` without words, in the form that training uses for guidance."""
     if template.no_mean is None:
         return prompts_of(jnp.full_like(words, -1), template)
     tokens = prompts_of(words, template)
@@ -144,7 +146,7 @@ def read_prompts(
 def begin_drawing(
     model: UnifiedModel, params: Params, read: Prompts, grids: Int[Array, "B 2"]
 ) -> DrawingContext:
-    """What the velocity of pictures behind prompts needs, without guidance.
+    """What the velocity of pictures after prompts needs, without guidance.
 
     `grids`: rows and columns of the latents of each picture.
     """
@@ -155,7 +157,7 @@ def begin_drawing(
 
 
 def velocity_of(model: UnifiedModel, params: Params, context: DrawingContext) -> VelocityFn:
-    """(z, t) -> dz/dt behind a context; t: a scalar or one a picture."""
+    """(z, t) -> dz/dt in a context; t: a scalar, or one number per picture."""
 
     def velocity(z: jax.Array, time: jax.Array) -> jax.Array:
         times = jnp.broadcast_to(time, z.shape[:1]).astype(jnp.float32)
@@ -167,7 +169,7 @@ def velocity_of(model: UnifiedModel, params: Params, context: DrawingContext) ->
 def noise_of(
     key: Key[Array, ""], rows: int, shape: tuple[int, ...]
 ) -> Float32[Array, "{rows} ..."]:
-    """Unit Gaussian; a row's depends on its number and not on how many there are."""
+    """Unit Gaussian noise; that of a row depends on its number, not on how many rows there are."""
     keys = row_keys(key, rows)
     return jax.vmap(lambda one: jax.random.normal(one, shape, jnp.float32))(keys)
 
@@ -189,7 +191,7 @@ def draw(
     drawing: Drawing,
     key: Key[Array, ""],
 ) -> Float[Array, "B n d"]:
-    """Latents of pictures by the sampler of inference, guided where `drawing` says so.
+    """Latents of pictures by the sampler of inference, with the guidance of `drawing`.
 
     Args:
       read: prompts in `drawing.branches`.
@@ -210,8 +212,12 @@ def paint(
     key: Key[Array, ""],
     steps: int,
 ) -> Float32[Array, "B N C"]:
-    """Patches in [-1, 1] of latents. `grids`: of patches; `steps`: of a codec that paints by a
-    flow."""
+    """Patches in [-1, 1] from latents.
+
+    Args:
+      grids: rows and columns of patches.
+      steps: flow steps, for a codec that paints by a flow.
+    """
     noise = None
     if channels := models.codec.noise_channels:
         patches = latents.shape[1] * models.codec.pool**2

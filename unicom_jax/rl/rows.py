@@ -1,5 +1,5 @@
-"""Rows that are put together on the device: token ids of several pieces, and captions behind a
-picture. Ids are -1 where a row has none.
+"""Rows that are assembled on the device: token ids of several pieces, and captions after a picture.
+Ids are -1 where a row has none.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def every_row(ids: Shaped[Array, " n"], rows: int) -> Shaped[Array, "{rows} n"]:
 
 
 def packed(*pieces: Int[Array, "B _"]) -> tuple[Int[Array, "B S"], Int[Array, "B S"]]:
-    """Pieces one after the other, without the gaps behind shorter ones; and of which piece each id
-    is."""
+    """The pieces one after the other, without the padding between them; and the number of the piece
+    that each id comes from."""
     ids = jnp.concatenate(pieces, axis=1)
     parts = jnp.asarray(np.repeat(np.arange(len(pieces)), [p.shape[1] for p in pieces]))
     order = jnp.argsort(ids < 0, axis=1, stable=True)
@@ -30,7 +30,7 @@ def packed(*pieces: Int[Array, "B _"]) -> tuple[Int[Array, "B S"], Int[Array, "B
 
 
 def text_rows(tokens: Int[Array, "B S"]) -> MixedBatch:
-    """Rows of words alone, packed."""
+    """Rows of words alone; `tokens` are padded with -1 at the end."""
     rows, slots = tokens.shape
     real, index = tokens >= 0, jnp.arange(slots, dtype=jnp.int32)
     nothing = jnp.zeros((rows, slots), jnp.int32)
@@ -54,7 +54,7 @@ def text_rows(tokens: Int[Array, "B S"]) -> MixedBatch:
 def picture_rows(
     template: Template, patches: Shaped[Array, "B N C"], grids: Int[Array, "B 2"]
 ) -> MixedBatch:
-    """The rows behind which captions of these pictures are written."""
+    """The rows after which captions of these pictures are written."""
     rows = len(grids)
     alike = jax.tree.map(
         lambda x: jnp.broadcast_to(jnp.asarray(x), (rows, *x.shape[1:])), template.read
@@ -63,7 +63,7 @@ def picture_rows(
 
 
 def with_captions(template: Template, rows: MixedBatch, tokens: Int[Array, "B T"]) -> MixedBatch:
-    """`picture_rows` with captions in the slots behind them, as they were written there."""
+    """`picture_rows` with captions in the slots in which they were written."""
     count, start = tokens.shape[1], template.slots
     real, index = tokens >= 0, jnp.arange(count, dtype=jnp.int32)
     nothing = jnp.zeros(tokens.shape, jnp.int32)
@@ -96,9 +96,9 @@ def log_probs_of(
     hidden: Float[Array, "B T W"],
     tokens: Int[Array, "B T"],
 ) -> Float32[Array, "B T"]:
-    """Log-probability, in fp32, of token t by hidden state t; of no token, anything.
+    """Log-probability, in fp32, of token t given hidden state t; arbitrary where there is no token.
 
-    Logits are computed again in the backward pass rather than kept.
+    The backward pass computes logits again instead of keeping them.
     """
 
     @jax.checkpoint
@@ -118,9 +118,11 @@ def caption_log_probs(
     template: Template,
     tokens: Int[Array, "B T"],
 ) -> Float32[Array, "B T"]:
-    """Of captions behind their pictures, by training's own pass over whole rows.
+    """Log-probabilities of captions after their pictures, by the pass over whole rows of training.
 
-    `rows`: of `picture_rows`; `prepared`: what the image model made of their pictures.
+    Args:
+      prepared: the image model's `prepare` of the pictures.
+      rows: the result of `picture_rows`.
     """
     whole, last = with_captions(template, rows, tokens), template.length - 1
     hidden = model.read(params, whole, prepared)

@@ -11,10 +11,10 @@ class Originals:
     """The picture of each sample.
 
     Attributes:
-      patches: raster order, (row, column, channel) inside a patch, 0 behind the last one.
+      patches: in raster order, (row, column, channel) inside a patch; padded with 0.
       grids: rows and columns of patches.
-      questions, answers: token ids of one question about the picture and of its answer, -1 behind
-        them; None where the reward asks nothing.
+      questions, answers: token ids of one question about the picture and of its answer, padded with
+        -1; None if no reward asks anything.
     """
 
     patches: UInt8[Array, "B N C"]
@@ -25,14 +25,14 @@ class Originals:
 
 @flax.struct.dataclass
 class Samples:
-    """What a policy made of the originals. What it did not make is None.
+    """What a policy made from the originals; None for what it did not make.
 
     Attributes:
-      tokens: of captions, -1 behind the last one; what ended a caption is none of them.
-      ended: whether the policy ended the caption itself, as a document ends: not where it would
-        have drawn, or was cut off.
-      latents: of drawn pictures, normalised.
-      patches: the same pictures, in [-1, 1].
+      tokens: token ids of captions, padded with -1, without the token that ended a caption.
+      ended: whether the policy ended the caption itself, as a document ends; False if it began to
+        draw or was cut off.
+      latents: normalised latents of drawn pictures.
+      patches: the same pictures in pixels, in [-1, 1].
       chance: a random number in [0, 1) that says nothing about the sample.
     """
 

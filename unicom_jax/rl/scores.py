@@ -1,4 +1,4 @@
-"""What rewards say about the samples of a rollout, as the loss and the curves need it."""
+"""The rewards of a rollout's samples, in the form that the loss and the curves need."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from unicom_jax.rl.samples import Originals, Samples
 
 @flax.struct.dataclass
 class Scores:
-    """Of B samples, those of a prompt side by side.
+    """Scores of B samples, in which the samples of a prompt are adjacent.
 
     Attributes:
-      advantages: what the objective weighs a sample with.
-      counts: 1; 0 for a sample that a gate keeps out of the loss.
-      total: weighted sum of the rewards. `parts`: each of them, and each gate.
+      advantages: each sample's weight in the objective.
+      counts: 0 for a sample that a gate keeps out of the loss, else 1.
+      total: weighted sum of the rewards. `parts`: each reward, and each gate.
       spread: standard deviation of `total` in the sample's group.
-      collapsed: 1 where all samples of the group have one total.
+      collapsed: 1 if all samples of the group have the same total, else 0.
     """
 
     advantages: Float32[Array, " B"]
@@ -52,7 +52,7 @@ class Scores:
 
 @flax.struct.dataclass
 class Rollout:
-    """Pictures, what a policy made of them, and what that is worth; rows as of `Scores`."""
+    """Pictures, what a policy made from them, and its scores; rows as in `Scores`."""
 
     originals: Originals
     samples: Samples
@@ -64,12 +64,12 @@ class Scoring:
     """How samples are scored.
 
     Attributes:
-      rewards: by name; `weights`: of the same names.
-      gates: rewards of 0 and 1; a sample with 0 of one of them is kept out of the loss.
-      group: samples a prompt.
+      rewards, weights: by name; both have the same names.
+      gates: rewards of 0 or 1; a sample for which one of them is 0 is kept out of the loss.
+      group: samples per prompt.
       spread: as for `advantages.advantages`.
-      sum_of: "rewards" adds rewards and makes the sum an advantage; "advantages" makes each an
-        advantage and adds those.
+      sum_of: "rewards" adds the rewards and makes the sum an advantage; "advantages" makes each
+        reward an advantage and adds these.
       clip: bound of advantages; 0: none.
     """
 

@@ -1,5 +1,5 @@
-"""Rollouts for people to look at: each picture with what was written about it, what was drawn of
-that, and the rewards. One strip a row for TensorBoard, files for the report.
+"""Rollouts for people to look at: each picture with its captions, their drawings and the rewards.
+One strip per row for TensorBoard, files for the report.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CELL, LINE, LETTERS = 144, 13, 23  # pixels of a cell and of a line of text; let
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A caption, what was drawn of it (None: nothing), its total reward, and the parts of that."""
+    """A caption, its drawing (None: none), its total reward, and each reward."""
 
     caption: str
     drawing: Picture | None
@@ -48,8 +48,8 @@ def rows_of(
     """The first `count` pictures of a rollout of host arrays.
 
     Args:
-      group: samples a picture.
-      decode: token ids to text. `patch`: side of a patch in pixels.
+      group: samples per picture.
+      decode: turns token ids into text. `patch`: side of a patch in pixels.
     """
     originals, samples, scores = rollout.originals, rollout.samples, rollout.scores
     drawn = None
@@ -75,7 +75,7 @@ def rows_of(
 
 
 def strip(row: Row) -> Picture:
-    """One picture of a row: the original, then each drawing above its reward and caption."""
+    """A row as one picture: the original, then each drawing above its reward and caption."""
     cells = [(row.original, "original")]
     for one in row.samples:
         cells.append((one.drawing, f"reward {one.reward:.3f}\n{one.caption}"))
@@ -100,8 +100,8 @@ def _lines(text: str) -> list[str]:
 
 
 def write_rows(folder: Path, step: int, rows: Sequence[Row]) -> None:
-    """Files for the report, in the place of earlier ones: `ROLLOUTS_FILE` of the folder has `step`
-    and `rows`, whose pictures are names of PNG files beside it."""
+    """Writes files for the report, which replace earlier ones: `ROLLOUTS_FILE` in the folder has
+    `step` and `rows`, in which pictures are names of PNG files in the same folder."""
     with new_folder(folder, replace=True) as part:
 
         def saved(picture: Picture | None, name: str) -> str | None:

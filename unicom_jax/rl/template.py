@@ -1,5 +1,5 @@
-"""What stands around a caption: the picture and the question before it when it is written, and the
-turn around it when it is read again to be drawn. Made once, from the sequence format of a run.
+"""What surrounds a caption: the picture and the question before it when it is written, and the turn
+around it when it is read again to be drawn. Made once, from the sequence format of a run.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Template:
       read: one row (1, S): the picture, the question, and the opening of the answer; without
         patches.
       length, next_position: its slots in use, and the rotary index of what follows.
-      head, tail: token ids before and behind a caption that is drawn; `tail` ends where the picture
+      head, tail: token ids before and after a caption that is drawn; `tail` ends where the picture
         begins.
       answer: token ids between a question and its answer.
-      stops: tokens that end a caption. `closing`: the one of them that is its proper end.
-      special: tokens that are no words: the drawer is not shown them.
-      no_mean: stands for every token of a prompt without words, except `picture_marks`; None: such
-        a prompt is an empty turn.
+      stops: tokens that end a caption. `closing`: the one among them that ends a document.
+      special: tokens that are not words, which the drawer does not see.
+      no_mean: token that replaces each token of a prompt without words, except `picture_marks`;
+        None: such a prompt is an empty turn.
       picture_marks: tokens around a picture.
       grid, slot_grid: rows and columns of patches and of slots of a picture.
-      positions: of the slots of a picture at place 0.
+      positions: those of the slots of a picture at place 0.
     """
 
     read: MixedBatch
@@ -66,11 +66,11 @@ def make_template(config: Mapping[str, Any], tokenizer: Tokenizer, prompt: str) 
     """The template of a run.
 
     Args:
-      prompt: how a picture's description is asked for.
+      prompt: the request for a description of a picture.
 
     Raises:
-      ConfigError: pictures of several sizes, or two policies for them: all rows of a rollout have
-        the same layout.
+      ConfigError: pictures have several sizes or two policies, but all rows of a rollout have the
+        same layout.
     """
     data, sequence = config["data"], sequence_config(config)
     if not sequence.images.square or sequence.understood != "same":

@@ -18,11 +18,14 @@ class TextObjective:
     """How the tokens of a batch of texts become a loss.
 
     Attributes:
-      clip: of the ratio of each token.
-      length: by what the sum over a text's tokens is divided. "constant": by the most tokens that a
-        text may have, the same for all, so that every token weighs alike ("Dr.GRPO":
-        arXiv 2503.20783); "own": by the text's own, so that tokens of short texts weigh more
-        ("GRPO": arXiv 2402.03300).
+      clip: bounds of each token's ratio.
+      length: what the sum over a text's tokens is divided by. "constant": the most tokens that a
+        text may have, so that all tokens have the same weight ("Dr.GRPO": arXiv 2503.20783);
+        "own": the text's own number of tokens, so that those of short texts weigh more ("GRPO":
+        arXiv 2402.03300).
+
+    Raises:
+      ValueError: an unknown length.
     """
 
     clip: Clip = DAPO
@@ -43,14 +46,14 @@ class TextObjective:
         """Terms `policy` and `kl`, and `clip_share` of tokens, which is only reported.
 
         Args:
-          log_probs: of the written tokens, with the gradient of the policy.
-          old: of the policy that wrote them. `reference`: of the one to stay near.
-          written: 1 at tokens of a text, 0 behind its end, or everywhere for a text that is not to
+          log_probs: log-probabilities of the written tokens under the policy that is trained.
+          old: the same under the policy that wrote them. `reference`: under the one to stay near.
+          written: 1 at tokens of a text and 0 after its end; 0 everywhere for a text that does not
             count (it still counts in the constant number that sums are divided by).
         """
         written = written.astype(jnp.float32)
-        # What stands behind a text's end may be anything: replaced before it is computed with, as
-        # else its gradient, 0 · ∞, would be NaN.
+        # Values after a text's end are arbitrary. They are replaced first: masking the result alone
+        # would leave gradients of 0 · ∞, which is NaN.
         log_probs, old, reference = (
             jnp.where(written > 0, x, 0.0) for x in (log_probs, old, reference)
         )

@@ -172,7 +172,7 @@ CODEC = Group(
             {
                 "path": Key(
                     "",
-                    'A folder of a diffusers AutoencoderKL; "": the decoder paints pixels.',
+                    'A folder of a diffusers autoencoder; "": the decoder paints pixels.',
                     path=True,
                     before="",
                 ),

@@ -13,7 +13,7 @@ SOURCE = Group(
     {
         "kind": Key(
             "scenes",
-            "The kind of source; see docs/configurations.md.",
+            "The kind of source; see docs/data.md.",
             choices=(
                 "scenes",
                 "array_record",

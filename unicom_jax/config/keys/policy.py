@@ -170,15 +170,15 @@ DRAWER_STAGE: dict[str, Key | Group] = {
             ),
             "old_decay": Key(
                 0.0,
-                "Most of itself that the average which draws keeps after a batch; 0: the present "
-                "weights draw.",
+                "Draw with an average of the weights, which keeps at most this share of itself "
+                "after a batch; 0: the present weights draw.",
                 least=0,
                 below=1,
                 switch=True,
                 before=0.0,
             ),
             "old_decay_rate": Key(
-                0.001, "Growth of that share an update, up to old_decay.", above=0, before=0.001
+                0.001, "Growth of that share per update, up to old_decay.", above=0, before=0.001
             ),
             "old_decay_start": Key(
                 0, "Updates before that share begins to grow.", least=0, before=0

@@ -12,7 +12,7 @@ LENGTH = {
     "steps": Key(1000, "Length of the stage in steps.", least=1, resume=NEUTRAL),
     "batch_size": Key(
         32,
-        "Packed rows per step, or pictures (stages encoder, autoencoder, codec).",
+        "Packed rows per step; pictures in stages that do not read packed rows.",
         least=1,
         resume=RECORDED,
     ),

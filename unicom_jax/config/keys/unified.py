@@ -140,7 +140,7 @@ UAE = Group(
     "The image side of pathway uae: Qwen2.5-VL's image tower, and an MM-DiT with its connector.",
     {
         "vision": Group(
-            "The image tower, which is not trained; unified.fold patches a side are a slot.",
+            "The image tower, which is not trained; a slot is unified.fold x unified.fold patches.",
             {
                 name: dataclasses.replace(key, before=key.default)
                 for name, key in {
@@ -182,8 +182,8 @@ UNIFIED = Group(
     {
         "init_from": Key(
             "",
-            "A folder of Qwen2, Qwen2.5 or Qwen3 for the transformer (uae: Qwen2.5-VL with its "
-            'image tower); "": random initialisation.',
+            "A folder of Qwen2, Qwen2.5 or Qwen3 for the transformer (cheers: or of Cheers for the "
+            'whole model; uae: Qwen2.5-VL with its image tower); "": random initialisation.',
             path=True,
             before="",
         ),
