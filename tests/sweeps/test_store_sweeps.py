@@ -23,7 +23,9 @@ from unicom_jax.runs.workdir import COMMITTED, stage_steps
 from unicom_jax.sweeps import engines, outcomes, runner
 from unicom_jax.sweeps.folders import prepare, used_bytes
 from unicom_jax.sweeps.outcomes import BUSY, DONE, FAILED, claim_of, read_outcome, write_outcome
-from unicom_jax.sweeps.plan import write_jobs
+from unicom_jax.sweeps.outdated import facts_of
+from unicom_jax.sweeps.plan import make_plan, write_jobs
+from unicom_jax.sweeps.sweep import load_sweep
 from unicom_jax.sweeps.work import work
 
 # With one store in `make test` and both in `make test-slow`.
@@ -303,6 +305,23 @@ def test_a_damaged_result_in_a_store_is_named_by_its_address(scored, capsys):
         assert cli.main(["sweep", "table", file, f"--workdir={there}"]) == 1
         assert f"{there / name} {message}" in capsys.readouterr().err
     (there / name).write_bytes(whole)
+
+
+@BOTH
+def test_a_stage_of_a_store_that_was_trained_anew_is_named_by_its_place_in_the_sweep(
+    scored, capsys
+):
+    file, _, there = scored
+    run = next(run.job for run in make_plan(load_sweep(file)).runs if run.variant == "wide")
+    label, stage = next(iter(run.inputs.items()))
+    before = read_outcome(there, stage)
+    for path, text in zip(facts_of(there, run, label), ("first", "second"), strict=True):
+        path.write_text(text)
+    write_outcome(there, stage, **{**before, "at": before["at"] + 3600})
+    assert cli.main(["sweep", "table", file, f"--workdir={there}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"! {run.id}: runs/{run.id} holds an earlier training of {stage}; remove it" in said
+    write_outcome(there, stage, **before)
 
 
 @BOTH

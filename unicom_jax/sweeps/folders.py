@@ -46,7 +46,7 @@ def prepare(workdir: Path, job: Job) -> Path:
     if (folder / CONFIG).is_file():
         for label in job.inputs:
             if trained_anew(workdir, job, label):
-                raise ConfigError(remedy(workdir, job, label))
+                raise ConfigError(remedy(job, label))
         return folder
     givers = {label: read_job(workdir, id).folder(workdir) for label, id in job.inputs.items()}
     for label, giver in givers.items():

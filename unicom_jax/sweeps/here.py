@@ -13,10 +13,9 @@ from pathlib import Path
 from unicom_jax.core.paths import COPIES_AT_ONCE, copy_file, is_remote
 from unicom_jax.evaluation.records import OUTCOMES_FILE
 from unicom_jax.evaluation.run import RECORDS_FOLDER, SCORES_FILE
-from unicom_jax.runs.workdir import FACTS
-from unicom_jax.sweeps.outcomes import DONE, FOLDER, read_outcomes
-from unicom_jax.sweeps.outdated import later_stages, stage_folder
-from unicom_jax.sweeps.plan import Plan
+from unicom_jax.sweeps.outcomes import DONE, path_of, read_outcomes
+from unicom_jax.sweeps.outdated import facts_of, later_stages
+from unicom_jax.sweeps.plan import RUN, Plan
 
 
 @contextlib.contextmanager
@@ -27,26 +26,25 @@ def results_here(plan: Plan, workdir: Path) -> Iterator[Path]:
         yield workdir
         return
     outcomes = read_outcomes(workdir, plan.jobs)
-    wanted = [f"{FOLDER}/{id}.json" for id, outcome in outcomes.items() if outcome]
-    for run in plan.runs:
-        if outcomes[run.job.id].get("status") == DONE:
-            names = [f"{label}/metrics.jsonl" for label in run.job.inputs]
-            if run.job.split:
+    wanted = [path_of(Path(), id) for id, outcome in outcomes.items() if outcome]
+    for job in plan.jobs.values():
+        if outcomes[job.id].get("status") != DONE:
+            continue
+        for label in later_stages(job, outcomes):
+            wanted += facts_of(Path(), job, label)  # for `outdated`
+        if job.kind == RUN:
+            names = [f"{label}/metrics.jsonl" for label in job.inputs]
+            if job.split:
                 names += [SCORES_FILE, f"{RECORDS_FOLDER}/{OUTCOMES_FILE}"]
-            folder = run.job.folder(workdir).relative_to(workdir)
-            for label in later_stages(run.job, outcomes):  # for `outdated`
-                stage = stage_folder(workdir, run.job, label).relative_to(workdir)
-                names.append(f"{label}/{FACTS}")
-                wanted.append(f"{stage}/{FACTS}")
-            wanted += [f"{folder}/{name}" for name in names]
+            wanted += [job.folder(Path()) / name for name in names]
     with tempfile.TemporaryDirectory(prefix="unicom-sweep-") as here:
 
-        def fetch(name: str) -> None:
+        def fetch(path: Path) -> None:
             with contextlib.suppress(FileNotFoundError):  # a stage that was never evaluated
-                copy_file(workdir / name, Path(here, name))
+                copy_file(workdir / path, Path(here, path))
 
         with ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
-            list(pool.map(fetch, wanted))
+            list(pool.map(fetch, dict.fromkeys(wanted)))  # several runs may share a stage
         try:
             yield Path(here)
         except Exception as error:  # its message names the copy, which nobody can look at
