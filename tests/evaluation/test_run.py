@@ -172,8 +172,11 @@ def test_scenes_come_in_the_sizes_of_training(tmp_path):
 def test_the_trained_model_leaves_the_memory_before_the_untrained_one_comes(scenes, tmp_path):
     held = []
 
+    class WithEncoder(Oracle):
+        encoder = PerfectModel()
+
     def load():
-        model = Oracle(scenes)
+        model = WithEncoder(scenes)
         held.append(weakref.ref(model))
         return model
 
@@ -189,7 +192,6 @@ def test_the_trained_model_leaves_the_memory_before_the_untrained_one_comes(scen
         config,
         tmp_path,
         data=scenes,
-        encoder_of=lambda model: PerfectModel(),
         console=quiet,
     )
     assert flat["reconstruction/psnr.untrained"] < flat["reconstruction/psnr"]
@@ -256,17 +258,13 @@ def test_data_without_prompts_is_scored_by_retrieval_and_without_untrained_by_nu
 
 
 def test_scores_that_need_an_encoder_are_left_out_and_named_where_there_is_none(tmp_path):
+    class WithoutEncoder(PerfectModel):
+        encoder = None
+
     config = EvaluationConfig(image_size=32, pictures=6, questions=2, edits=2, batch_size=4)
     printed, data = io.StringIO(), EvaluationData(examples(6))
-    flat = evaluate(
-        PerfectModel,
-        None,
-        config,
-        tmp_path,
-        data=data,
-        encoder_of=lambda model: None,
-        console=rich.console.Console(file=printed, width=200),
-    )
+    console = rich.console.Console(file=printed, width=200)
+    flat = evaluate(WithoutEncoder, None, config, tmp_path, data=data, console=console)
     names = "reconstruction/kid, generation/retrieval, generation/kid"
     assert f"no encoder was trained or imported; left out: {names}\n" in printed.getvalue()
     assert not set(names.split(", ")) & flat.keys() and "reconstruction/psnr" in flat

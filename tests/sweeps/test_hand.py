@@ -147,7 +147,7 @@ def test_seeds_that_were_scored_on_other_items_are_refused(runs, tmp_path):
     outcomes = other / "evaluation" / "outcomes.jsonl"
     outcomes.write_text(outcomes.read_text().replace("picture/7", "picture/77"))
     (group,) = group_runs([runs[0], other])
-    with pytest.raises(ConfigError, match="scored on other items"):
+    with pytest.raises(ConfigError, match="scored on different items"):
         spreads(group)
 
 
@@ -157,7 +157,7 @@ def test_seeds_that_were_scored_on_other_numbers_of_samples_are_refused(runs, tm
     path = other / "scores.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"reconstruction/kid.n": 30}))
     (group,) = group_runs([runs[0], other])
-    with pytest.raises(ConfigError, match="scored on other numbers of samples"):
+    with pytest.raises(ConfigError, match="scored on different numbers of samples"):
         spreads(group)
 
 

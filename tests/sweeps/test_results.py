@@ -106,12 +106,12 @@ RETRIEVAL = {f"generation/retrieval{end}": 0.5 for end in ("", ".low", ".high")}
 @pytest.mark.parametrize(
     ("score", "about", "n", "why"),
     [
-        ("generation/retrieval", {}, 50, "scored on other numbers of samples"),
-        ("generation/retrieval", {"measured_by": "b"}, 60, "measured by other encoders"),
-        ("reconstruction/kid", {"measured_by": "b"}, 60, "measured by other encoders"),
-        ("reconstruction/kid", {"pictures": "b"}, 60, "scored on other pictures"),
-        ("understanding/qa", {"pictures": "b"}, 60, "scored on other pictures"),
-        ("understanding/qa", {"answer_rule": "vqa"}, 60, "compared with the true answers by other"),
+        ("generation/retrieval", {}, 50, "scored on different numbers of samples"),
+        ("generation/retrieval", {"measured_by": "b"}, 60, "measured by different encoders"),
+        ("reconstruction/kid", {"measured_by": "b"}, 60, "measured by different encoders"),
+        ("reconstruction/kid", {"pictures": "b"}, 60, "scored on different pictures"),
+        ("understanding/qa", {"pictures": "b"}, 60, "scored on different pictures"),
+        ("understanding/qa", {"answer_rule": "vqa"}, 60, "scored by different rules for answers"),
     ],
 )
 def test_values_of_other_samples_pictures_or_encoders_are_not_subtracted(

@@ -110,7 +110,7 @@ def test_only_seeds_that_both_variants_have_are_paired():
 
 def test_runs_that_were_scored_on_other_items_are_refused():
     one, other = ({0: Outcomes(1.0, {item: 1.0})} for item in "ab")
-    with pytest.raises(ValueError, match="scored on other items"):
+    with pytest.raises(ValueError, match="scored on different items"):
         effect_of(one, other)
 
 

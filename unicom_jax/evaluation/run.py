@@ -24,7 +24,7 @@ from unicom_jax.evaluation.protocol import Encoder, UnifiedModel
 from unicom_jax.evaluation.reconstruction import evaluate_reconstruction
 from unicom_jax.evaluation.records import write_records
 from unicom_jax.evaluation.scenes import scenes_data
-from unicom_jax.evaluation.scores import flatten, write_scores
+from unicom_jax.evaluation.scores import OF_FEATURES, flatten, write_scores
 from unicom_jax.evaluation.suite import EvaluationConfig, Progress, SuiteResult, first_of_each
 from unicom_jax.evaluation.understanding import evaluate_answers, evaluate_captions
 from unicom_jax.evaluation.unified import evaluate_unified
@@ -55,13 +55,14 @@ def evaluate(
     *,
     data: EvaluationData | None = None,
     only: Collection[str] | None = None,
-    encoder_of: Callable[[UnifiedModel], Encoder | None] = lambda model: model.encoder,
     about: Mapping[str, Any] | None = None,
     console: rich.console.Console | None = None,
 ) -> dict[str, float | int | None]:
     """Runs every suite, writes `scores.json` and `evaluation/`, and returns the flat scores.
 
-    The two models are in memory one after the other, except for what `encoder_of` keeps.
+    The two models are in memory one after the other, except for the encoder of the trained one,
+    which measures features of both models' pictures. If it has none, scores that need one are left
+    out, and named on the console.
 
     Args:
       load: returns the trained model.
@@ -71,9 +72,6 @@ def evaluate(
       workdir: the run's folder; created if missing.
       data: what to evaluate on; by default Scenes of `config.image_size`, the test split.
       only: names of `SUITES`; None: all that have samples, except `UNIFIED`.
-      encoder_of: returns the part of the trained model that measures features of both models'
-        pictures, or None if there is none: scores that need it are then left out, and named on the
-        console.
       about: facts about the scores for `scores.json`, in addition to the settings.
       console: where progress is shown.
 
@@ -86,7 +84,7 @@ def evaluate(
             "evaluation: no examples and no prompts; give data or raise the sample counts"
         )
     model = load()
-    encoder = encoder_of(model)
+    encoder = model.encoder
     left_out = () if encoder else measured_scores(samples, data, config, only)
     if left_out and console:
         console.print(f"no encoder was trained or imported; left out: {', '.join(left_out)}")
@@ -99,7 +97,7 @@ def evaluate(
     if config.shown and "generations" in suites and model.without_details is not None:
         suites |= details_of(samples, data, config)
     results = _run("trained", suites, model, console)
-    seen = _seen(model, data.examples, samples.pictures)
+    seen = _about_pictures(model, data.examples, samples.pictures)
     del model  # two may not fit into memory
     blind: dict[str, SuiteResult] = {}
     if load_untrained is not None:
@@ -222,14 +220,10 @@ def measured_scores(
     only: Collection[str] | None = None,
 ) -> tuple[str, ...]:
     """The scores that an encoder measures. `only` as for `suites_of`."""
-    drawn = ("generation/retrieval", "generation/kid")
-    measured = {
-        "reconstructions": ("reconstruction/kid",),
-        "generations": drawn if config.prompts and not data.prompts else (),
-        UNIFIED: ("unified/cosine",),
-    }
-    wanted = measured.keys() - {UNIFIED} if only is None else only
-    found = (names for suite, names in measured.items() if suite in wanted)
+    wanted = OF_FEATURES.keys() - {UNIFIED} if only is None else set(only)
+    if data.prompts or not config.prompts:
+        wanted -= {"generations"}  # the exact judge scores them, or there are none
+    found = (names for suite, names in OF_FEATURES.items() if suite in wanted)
     return tuple(itertools.chain(*found)) if samples.pictures else ()
 
 
@@ -261,9 +255,13 @@ def _records(results: Mapping[str, SuiteResult]) -> dict[str, Sequence]:
     return {name: result.records for name, result in results.items()}
 
 
-def _seen(model: UnifiedModel, examples: Sequence[Example], count: int) -> dict[str, Any]:
-    """The number of pictures in each shape in which the model saw them, "height x width", and what
-    says whether another run was scored on the same pictures: a hash of their keys and captions."""
+def _about_pictures(model: UnifiedModel, examples: Sequence[Example], count: int) -> dict[str, Any]:
+    """Facts about the pictures.
+
+    "shapes": the number of pictures in each shape in which the model saw them, "height x width".
+    "pictures": a hash of their keys and first captions, which tells whether another run was scored
+    on the same ones; None: there are none.
+    """
     shapes: collections.Counter = collections.Counter()
     digest = hashlib.sha256()
     for example in (examples[index] for index in range(count)):

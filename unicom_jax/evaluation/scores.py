@@ -71,21 +71,27 @@ STYLES = {
     "unified/caption_invented": Style("%", False, ".1f", 0.0, 1.0),
     "understanding/caption_f1": Style("", True, ".3f", 0.0, 1.0),
 }
-
-
-# Scores that an encoder measures: only values of one encoder can be compared.
-OF_FEATURES = ("reconstruction/kid", "generation/kid", "generation/retrieval", "unified/cosine")
+# The scores of each suite that an encoder measures: only values of one encoder can be compared.
+OF_FEATURES = {
+    "reconstructions": ("reconstruction/kid",),
+    "generations": ("generation/retrieval", "generation/kid"),
+    "unified": ("unified/cosine",),
+}
 
 
 def is_of_features(name: str) -> bool:
-    """Whether an encoder measures a score; one of a part, SUITE/NAME/PART, as SUITE/NAME."""
-    return "/".join(name.split("/")[:2]) in OF_FEATURES
+    """Whether an encoder measures a score."""
+    return any(_whole(name) in names for names in OF_FEATURES.values())
 
 
 def style_of(name: str) -> Style:
-    """How a score of this name is shown: as a proportion unless the table says otherwise. A score
-    of a part, SUITE/NAME/PART, is shown like SUITE/NAME."""
-    return STYLES.get("/".join(name.split("/")[:2]), PERCENT)
+    """How a score of this name is shown: as a proportion unless the table says otherwise."""
+    return STYLES.get(_whole(name), PERCENT)
+
+
+def _whole(name: str) -> str:
+    """SUITE/NAME of a score; one of a part, SUITE/NAME/PART, is treated like it."""
+    return "/".join(name.split("/")[:2])
 
 
 def proportion(

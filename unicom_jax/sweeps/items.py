@@ -43,19 +43,20 @@ def outcomes_of(folder: Path, score: str) -> Outcomes | None:
         value = last_value(folder, *found)
         return None if value is None else Outcomes(value)
     path = folder / SCORES_FILE
-    value = read_scores(path).get(score) if path.is_file() else None
-    if value is None:
+    flat = read_scores(path) if path.is_file() else {}
+    if (value := flat.get(score)) is None:
         return None
     items, clusters = _items(_kept(folder, path.stat().st_mtime_ns), score)
-    return Outcomes(float(value), items, clusters, _facts(path, score))
+    facts = _facts(read_about(path), score, flat.get(f"{score}.n"))
+    return Outcomes(float(value), items, clusters, facts)
 
 
-def _facts(path: Path, score: str) -> dict[str, Any]:
-    """The facts of `Outcomes`; older versions of the code kept fewer of them."""
-    about, found = read_about(path), _found(score)
+def _facts(about: Mapping[str, Any], score: str, samples: int | None) -> dict[str, Any]:
+    """The facts of `Outcomes`; older versions of the code kept fewer of them in `about`."""
+    found = _found(score)
     of_prompts = found is not None and found[0] == "generations"
     facts = {
-        "samples": read_scores(path).get(f"{score}.n"),
+        "samples": samples,
         "pictures": None if of_prompts else about.get("pictures"),
         "rule": about.get("answer_rule") if score.startswith("understanding/qa") else None,
         MEASURED_BY: about.get(MEASURED_BY) if is_of_features(score) else None,

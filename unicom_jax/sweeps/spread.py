@@ -13,7 +13,7 @@ from unicom_jax.evaluation.scores import read_scores, score_names
 from unicom_jax.sweeps.compare import mean_of, show
 from unicom_jax.sweeps.hand import Group
 from unicom_jax.sweeps.items import outcomes_of
-from unicom_jax.sweeps.statistics import DIFFERENT, MEASURED_BY, Outcomes, obstacle
+from unicom_jax.sweeps.statistics import MEASURED_BY, OBSTACLES, Outcomes, obstacle
 
 SPREAD_HEADINGS = ("score", "mean", "range over seeds", "95% interval", "untrained", "chance", "n")
 
@@ -43,7 +43,7 @@ def spreads(group: Group) -> list[Spread]:
     """The scores that all runs of a group have.
 
     Raises:
-      ConfigError: the group has a single run, or its runs were scored on other items.
+      ConfigError: the group has a single run, or its runs cannot be compared (`obstacle`).
     """
     if len(group.runs) < 2:
         (run,) = group.runs.values()
@@ -83,7 +83,7 @@ def _over_items(measured: Mapping[int, Outcomes]) -> Interval | None:
     """
     runs = list(measured.values())
     # Each seed may have an encoder of its own: the values are not subtracted.
-    facts = DIFFERENT.keys() - {MEASURED_BY}
+    facts = [fact for fact in OBSTACLES if fact != MEASURED_BY]
     if why := next(filter(None, (obstacle(one, runs[0], facts) for one in runs)), ""):
         raise ConfigError(why)
     if not runs[0].items:

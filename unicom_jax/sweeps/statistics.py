@@ -33,11 +33,15 @@ RESAMPLES = 2000
 ROUNDING = 1e-9  # spread of differences, as a share of their mean, below which they are equal
 BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
 MEASURED_BY = "measured_by"
-DIFFERENT = {
-    "samples": "scored on other numbers of samples; evaluate both on the same data",
-    "pictures": "scored on other pictures; evaluate both on the same data",
-    "rule": "compared with the true answers by other rules (evaluation.answer_rule)",
-    MEASURED_BY: "measured by other encoders, whose features cannot be compared",
+# Facts that have to be the same -> what two runs were, if they differ in one.
+OBSTACLES = {
+    "samples": "scored on different numbers of samples; evaluate both on the same data, with the "
+    "same evaluation settings",
+    "pictures": "scored on different pictures; evaluate both on the same data, with the same "
+    "evaluation.pictures",
+    "rule": "scored by different rules for answers; evaluate both with the same "
+    "evaluation.answer_rule",
+    MEASURED_BY: "measured by different encoders, whose features cannot be compared",
 }
 
 
@@ -50,8 +54,8 @@ class Outcomes:
       items: what it is the sum of, by item: weight times outcome; empty where it is no sum, such as
         a distance of distributions.
       clusters: item -> what it belongs together with.
-      facts: what has to be the same for two runs to be comparable, by a key of `DIFFERENT`; facts
-        that are not known are left out.
+      facts: what has to be the same for two runs to be comparable, by a key of `OBSTACLES`;
+        facts that are not known are left out.
     """
 
     value: float
@@ -109,7 +113,7 @@ def _student(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def obstacle(first: Outcomes, second: Outcomes, facts: Iterable[str] = DIFFERENT) -> str:
+def obstacle(first: Outcomes, second: Outcomes, facts: Iterable[str] = OBSTACLES) -> str:
     """Why two runs cannot be compared in a score; "" if they can.
 
     Args:
@@ -118,9 +122,9 @@ def obstacle(first: Outcomes, second: Outcomes, facts: Iterable[str] = DIFFERENT
     for name in facts:
         both = [one.facts[name] for one in (first, second) if name in one.facts]
         if len(both) == 2 and both[0] != both[1]:
-            return f"the runs were {DIFFERENT[name]}"
+            return f"the runs were {OBSTACLES[name]}"
     if first.items.keys() != second.items.keys():
-        return "the runs were scored on other items; evaluate both on the same data"
+        return "the runs were scored on different items; evaluate both on the same data"
     return ""
 
 
