@@ -1,4 +1,7 @@
-"""The policies under which pictures are resized; `data_pipelines.images` says what each does."""
+"""Names of the policies under which pictures are resized; `data_pipelines.images` applies them.
+
+They stand here because the configuration lists them, which imports no data pipelines.
+"""
 
 from __future__ import annotations
 

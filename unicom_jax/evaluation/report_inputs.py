@@ -13,7 +13,7 @@ from unicom_jax.core.paths import as_path
 from unicom_jax.evaluation.records import RECORDS_FILE, read_records
 from unicom_jax.evaluation.scores import read_about, read_scores
 from unicom_jax.runs.stages import STAGES, in_order, parse
-from unicom_jax.runs.workdir import ROLLOUTS, ROLLOUTS_FILE, read_json
+from unicom_jax.runs.workdir import FACTS, ROLLOUTS, ROLLOUTS_FILE, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +80,11 @@ def _stage_files(workdir: Path, config: Mapping[str, Any]) -> list[Path]:
     """
     folders = {
         path.parent
-        for name in ("metrics.jsonl", "stage.json")
+        for name in ("metrics.jsonl", FACTS)
         for depth in ("*", "*/*")
         for path in workdir.glob(f"{depth}/{name}")
     }
-    files = [
-        next(p for p in (f / "metrics.jsonl", f / "stage.json") if p.exists()) for f in folders
-    ]
+    files = [next(p for p in (f / "metrics.jsonl", f / FACTS) if p.exists()) for f in folders]
 
     there = {parse(part) for folder in folders for part in folder.relative_to(workdir).parts}
     listed = [name for name in config.get("stages", ()) if name in STAGES]
@@ -105,9 +103,7 @@ def _read_stage(workdir: Path, folder: Path) -> Stage:
     evals = [row for row in rows if any(key.startswith("eval/") for key in row)]
     train = [row for row in rows if not any(key.startswith("eval/") for key in row)]
     name = folder.relative_to(workdir).as_posix()
-    facts, rollouts = (
-        _read_dict(folder / path) for path in ("stage.json", f"{ROLLOUTS}/{ROLLOUTS_FILE}")
-    )
+    facts, rollouts = (_read_dict(folder / path) for path in (FACTS, f"{ROLLOUTS}/{ROLLOUTS_FILE}"))
     return Stage(name, train, evals, facts, rollouts)
 
 

@@ -15,7 +15,7 @@ from unicom_jax.interop.layouts.exported import Model, twin_of
 from unicom_jax.runs.items import CheckpointError
 from unicom_jax.runs.stages import in_order, parse, settings_of
 from unicom_jax.runs.weights import Choice
-from unicom_jax.runs.workdir import read_json
+from unicom_jax.runs.workdir import FACTS, read_json
 
 CARD = """\
 ---
@@ -195,7 +195,7 @@ def _pictures(data: Mapping[str, Any]) -> str:
 def _training(workdir: Path, stages: Iterable[str], config: Mapping[str, Any]) -> str:
     rows = []
     for name in stages:
-        path = workdir / name / "stage.json"
+        path = workdir / name / FACTS
         if not path.is_file():
             continue
         facts, settings = read_json(path, CheckpointError), settings_of(config, name)

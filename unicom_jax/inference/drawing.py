@@ -68,7 +68,7 @@ class Drawing:
       image_guidance: 1 follows the pictures of the prompt (the source of an edit) as they are, more
         exaggerates them, with one more branch, without pictures (BAGEL, arXiv 2505.14683). Meant
         for models trained with `image_dropout`. Has no effect on prompts without pictures.
-      renorm: keeps guided velocities from growing beyond the conditional one, one of
+      renorm: how guided velocities are kept from growing beyond the conditional one, a key of
         `guidance.RENORMALISATIONS`; `renorm_min`: the least factor it may apply.
       shift: that of the time grid (`core.flow.shift_time`); None: as in training.
       edit_start: flow time, before the shift, at which an edit begins: from its source mixed with

@@ -44,7 +44,7 @@ class Sampling:
     top_k: int = 0
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:  # NaN is none either
+        if not self.temperature >= 0:  # refuses NaN, too
             raise ValueError(f"temperature is {self.temperature}; give 0 (the likeliest) or more")
         if not 0.0 <= self.top_p <= 1.0:
             raise ValueError(f"top_p is {self.top_p}; give a share from 0 to 1")

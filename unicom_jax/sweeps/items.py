@@ -32,7 +32,7 @@ FIELDS: tuple[tuple[str, str, str, str], ...] = (
     (r"unified/(cosine|agreement|caption_kept|caption_invented)", "unified", r"\1", ""),
 )
 # Held-out metrics of which more is better, and their parts, such as eval/text_accuracy/TASK.
-# "drawing/" begins the terms of the drawer where a captioner is trained with it.
+# "drawing/" begins the drawer's terms in a stage that trains captioner and drawer.
 GAINS = re.compile(r"eval/(drawing/)?(text_accuracy|retrieval|reward)(/.+)?")
 ASKED = ("question", "instruction", "prompt")  # tell the samples of one picture apart
 

@@ -63,7 +63,7 @@ def make_trainer(
             f"{spec.name} trains no weight: freeze, groups or lora keep all of them frozen"
         )
     _check_nothing_is_idle(spec.name, groups, trained, held)
-    # Settings count steps, the optimiser updates, of which a step may take several.
+    # Settings count steps, and the optimiser counts updates, of which a step may make several.
     rates, updates = for_duration(settings), settings.steps * stage.inner_steps
     rates["warmup_steps"] *= stage.inner_steps
     optimizer, schedule = make_optimizer(
