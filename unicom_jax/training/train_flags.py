@@ -12,7 +12,7 @@ examples:
   unicom train --workdir=runs/quickstart --config.pretrain.steps=3000         # train longer
   unicom train --config=experiments/quickstart.py --workdir=runs/wide --config.codec.latent_dim=64
   unicom train --config=experiments/scenes_base.py --workdir=runs/sft --config.stages=sft \\
-      --config.sft.init_from=runs/scenes_base:continue     # start from another run's weights
+      --config.sft.init_from=runs/scenes_base:pretrain     # start from another run's weights
 
 configuration: --config.KEY=VALUE sets any key; docs/keys.md lists them, and `unicom config explain
 KEY` shows one. A run keeps its configuration in its workdir. When it resumes, keys that do not
