@@ -315,13 +315,16 @@ def test_a_stage_of_a_store_that_was_trained_anew_is_named_by_its_place_in_the_s
     run = next(run.job for run in make_plan(load_sweep(file)).runs if run.variant == "wide")
     label, stage = next(iter(run.inputs.items()))
     before = read_outcome(there, stage)
-    for path, text in zip(facts_of(there, run, label), ("first", "second"), strict=True):
+    facts = facts_of(there, run, label)
+    for path, text in zip(facts, ("first", "second"), strict=True):
         path.write_text(text)
     write_outcome(there, stage, **{**before, "at": before["at"] + 3600})
     assert cli.main(["sweep", "table", file, f"--workdir={there}"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert f"! {run.id}: runs/{run.id} holds an earlier training of {stage}; remove it" in said
     write_outcome(there, stage, **before)
+    for path in facts:
+        path.unlink()
 
 
 @BOTH
