@@ -73,10 +73,8 @@ def picture_slots(config: Mapping[str, Any]) -> int:
     from data_pipelines.build import sequence_config
     from data_pipelines.sequences.format import UNDERSTANDING
 
-    side, sequence = (
-        config["data"]["image_size"] // config["data"]["patch"],
-        sequence_config(config),
-    )
+    sequence = sequence_config(config)
+    side = config["data"]["image_size"] // config["data"]["patch"]
     roles = UNDERSTANDING[sequence.understanding]
     return sum(math.prod(sequence.token_grid(side, side, role)) for role in roles)
 
