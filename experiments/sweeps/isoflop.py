@@ -96,7 +96,7 @@ def get_config() -> ConfigDict:
         config[stage].update({"seed": 0, "steps": 200, "save_every": 0, "log_every": 50})
     config.pretrain.update(
         {
-            "learning_rate": 0.016,
+            "learning_rate": 0.011,
             "batch_size": 4,
             "window_rows": 4,
             "sequence_length": 192,
