@@ -29,8 +29,8 @@ from unicom_jax.sweeps.sweep import Sweep
 WIDTHS = {
     1.5e11: (16, 32, 48, 64, 96),
     3e11: (16, 32, 48, 64, 96),
-    6e11: (32, 48, 64, 96, 128),
-    1.2e12: (32, 48, 64, 96, 128),
+    6e11: (16, 32, 48, 64, 96, 128),
+    1.2e12: (16, 32, 48, 64, 96, 128),
 }
 HELD_OUT, HELD_OUT_WIDTH = 4 * max(WIDTHS), 96
 TUNED_WIDTH, TUNED_STEPS = 48, 400
