@@ -29,7 +29,7 @@ from experiments.sweeps import channels
 from unicom_jax.sweeps.sweep import Contrast, Sweep
 
 DRAWN, SHAPES = "generation/colours", "generation/single"
-FEATURES = 128
+FEATURES, WIDTHS = 128, (64, 32, 16)
 
 
 def get_sweep() -> Sweep:
@@ -41,14 +41,14 @@ def get_sweep() -> Sweep:
         config=config,
         variants={
             "full": {"codec.compressor": "identity"},
-            **{f"d{width}": {"codec.latent_dim": width} for width in (64, 16)},
+            **{f"d{width}": {"codec.latent_dim": width} for width in WIDTHS},
         },
         seeds=(0, 1, 2),
         scores=(DRAWN, SHAPES, "reconstruction/psnr", "reconstruction/agreement"),
         contrasts=tuple(
-            Contrast(DRAWN, better=f"d{width}", worse="full", paper=paper) for width in (64, 16)
+            Contrast(DRAWN, better=f"d{width}", worse="full", paper=paper) for width in WIDTHS
         ),
-        minutes=30,
+        minutes=40,
     )
 
 
