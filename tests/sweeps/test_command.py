@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sweeps.fake import FILE, write_fake_sweep, write_hand_made
+from tests.sweeps.fake import FILE, train_anew, write_fake_sweep, write_hand_made
 from unicom_jax.cli import main
 from unicom_jax.sweeps import command
 from unicom_jax.sweeps.plan import write_jobs
@@ -32,6 +32,20 @@ def test_a_dry_run_shows_what_is_shared_what_is_left_and_the_disk(made, capsys):
     assert line.split()[1:5] == ["3", "pretrain", "encoder,", "codec"]
     assert "24 jobs, 18 done; a stage is shared by up to 3 runs" in text
     assert "MiB of checkpoints" in text and "of 10 min" in text
+
+
+def test_a_run_of_an_earlier_training_is_left_to_do_in_a_dry_run(tmp_path, capsys):
+    (tmp_path / "fake.py").write_text(FILE)
+    workdir = tmp_path / "run"
+    _, plan = write_fake_sweep(workdir)
+    write_jobs(plan, workdir)
+    run = plan.runs[0].job
+    stage = train_anew(workdir, plan, run)
+    text = printed(
+        capsys, "sweep", "run", str(tmp_path / "fake.py"), f"--workdir={workdir}", "--dry-run"
+    )
+    assert "24 jobs, 17 done" in text
+    assert f"! {run.id}: runs/{run.id} holds an earlier training of {stage}" in text
 
 
 def test_status_names_each_job_with_its_state_and_reason(made, capsys):

@@ -134,7 +134,9 @@ def print_plan(sweep: Sweep, plan: Plan, workdir: Path, console: Console) -> Non
     """What `run` would do: variants, what they share, predicted time and disk space."""
     outcomes, jobs = _known(workdir)
     costs, shared = predict(plan, outcomes, jobs), plan.shared()
-    done = {id for id, found in outcomes.items() if found.get("status") == DONE}
+    ended = {id: outcomes.get(id, {}) for id in plan.jobs}
+    old = all_outdated(plan, workdir, ended)
+    done = {id for id, one in ended.items() if one.get("status") == DONE and id not in old}
     numbers = ("seeds", "own CPU time", "shared CPU time")
     table = _table("variant", "seeds", "trains alone", "shares", *numbers[1:], numbers=numbers)
     for variant in dict.fromkeys(run.variant for run in plan.runs):
@@ -153,6 +155,7 @@ def print_plan(sweep: Sweep, plan: Plan, workdir: Path, console: Console) -> Non
         )
     console.print(f"claim: {sweep.claim}")
     _show(table, console)
+    _print_reasons(old, console)
     left = [job for id, job in plan.jobs.items() if id not in done]
     most = max(shared.values(), default=1)
     console.print(
@@ -160,14 +163,26 @@ def print_plan(sweep: Sweep, plan: Plan, workdir: Path, console: Console) -> Non
         f"{most} runs"
     )
     total = [costs[job.id] for job in left]
-    used = spent({id: outcomes[id] for id in plan.jobs if id in outcomes})
     measured = sum(cost.measured for cost in total)
     console.print(
         f"left: {_time(total)} of CPU time ({measured} of {len(left)} jobs from measured ones, the "
-        f"others estimated by their operations); used {duration(used)} of "
+        f"others estimated by their operations); used {duration(spent(ended))} of "
         f"{sweep.minutes:g} min"
     )
-    nbytes = sum(cost.nbytes for cost in total)
+    _print_space(left, costs, workdir, console)
+
+
+def _print_reasons(found: Mapping[str, str], console: Console) -> None:
+    """Why jobs do not count, by id."""
+    for id, reason in found.items():
+        console.print(f"! {id}: {reason}")
+
+
+def _print_space(
+    left: Sequence[Job], costs: Mapping[str, Cost], workdir: Path, console: Console
+) -> None:
+    """The space that the checkpoints of the jobs that are left will take."""
+    nbytes = sum(costs[job.id].nbytes for job in left)
     if is_remote(workdir):
         copies = sum(costs[id].nbytes for job in left for id in job.inputs.values())
         console.print(
@@ -259,9 +274,8 @@ def print_comparisons(
     if form is None:
         console.print(f"claim: {sweep.claim}")
     _print_rows(found, measured, console, form)
-    for id, reason in reasons(plan, workdir).items():
-        if form is None:
-            console.print(f"! {id}: {reason}")
+    if form is None:
+        _print_reasons(reasons(plan, workdir), console)
 
 
 def _print_rows(
