@@ -54,6 +54,13 @@ def test_status_names_each_job_with_its_state_and_reason(made, capsys):
     assert "18 done, 2 failed, 4 waiting; 3 min 20 s of CPU time used" in text
 
 
+def test_status_says_which_variants_and_seed_need_a_job(made, capsys):
+    text = printed(capsys, "sweep", "status", *made)
+    jobs = [line.split()[:4] for line in text.splitlines() if "-" in line]
+    told = {(name.partition("-")[0], *whose) for name, _, *whose in jobs}
+    assert {("encoder", "all", "0"), ("pretrain", "wide", "2"), ("wide", "wide", "1")} <= told
+
+
 def test_the_table_is_written_and_printed_in_three_forms(made, capsys, tmp_path):
     text = printed(capsys, "sweep", "table", *made)
     assert "same sign as the claim" in text and "results.parquet" in text

@@ -32,7 +32,7 @@ from unicom_jax.sweeps.hand import compare_groups, differing, group_runs, steps_
 from unicom_jax.sweeps.here import results_here
 from unicom_jax.sweeps.outcomes import DONE, FAILED, claim_of, read_outcomes
 from unicom_jax.sweeps.outdated import all_outdated
-from unicom_jax.sweeps.plan import RUN, Job, Plan, make_plan, read_job
+from unicom_jax.sweeps.plan import Job, Plan, Run, make_plan, read_job
 from unicom_jax.sweeps.predict import Cost, predict
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import rows_of, write_table
@@ -216,12 +216,12 @@ def print_status(args: argparse.Namespace, console: Console) -> None:
     """`unicom sweep status`."""
     sweep, workdir = load_sweep(args.file), workdir_of(args)
     plan = make_plan(sweep)
-    shared = plan.shared()
-    table = _table("job", "state", "runs", "CPU time", "reason", numbers=("runs", "CPU time"))
-    states = []
+    headings = ("job", "state", "variants", "seed", "CPU time", "reason")
+    table, states = _table(*headings, numbers=("seed", "CPU time")), []
+    whose = _whose(plan)
     outcomes = read_outcomes(workdir, plan.jobs)
     old = all_outdated(plan, workdir, outcomes)
-    for id, job in plan.jobs.items():
+    for id in plan.jobs:
         outcome = (
             {**outcomes[id], "status": FAILED, "reason": old[id]} if id in old else outcomes[id]
         )
@@ -230,13 +230,27 @@ def print_status(args: argparse.Namespace, console: Console) -> None:
         table.add_row(
             id,
             states[-1],
-            "" if job.kind == RUN else str(shared[id]),
+            *whose[id],
             "" if seconds is None else duration(seconds),
             outcome.get("reason", "") if states[-1] == FAILED else "",
         )
     _show(table, console)
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     console.print(f"{counts}; {duration(spent(outcomes))} of CPU time used")
+
+
+def _whose(plan: Plan) -> dict[str, tuple[str, str]]:
+    """The variants and the seeds that need each job, in words, by id."""
+    needed: dict[str, list[Run]] = {}
+    for run in plan.runs:
+        for id in (*run.job.inputs.values(), run.job.id):
+            needed.setdefault(id, []).append(run)
+    count, found = len({run.variant for run in plan.runs}), {}
+    for id, runs in needed.items():
+        names = list(dict.fromkeys(run.variant for run in runs))
+        seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
+        found[id] = ("all" if len(names) == count > 1 else ", ".join(names), seeds)
+    return found
 
 
 def _state(workdir: Path, id: str, outcome: Mapping[str, Any]) -> str:
