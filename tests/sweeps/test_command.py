@@ -64,6 +64,7 @@ def test_status_says_which_variants_and_seed_need_a_job(made, capsys):
 def test_the_table_is_written_and_printed_in_three_forms(made, capsys, tmp_path):
     text = printed(capsys, "sweep", "table", *made)
     assert "same sign as the claim" in text and "results.parquet" in text
+    assert "6 of 9 runs have a result" in text
     assert printed(capsys, "sweep", "table", *made, "--markdown").startswith("| score | first |")
     assert printed(capsys, "sweep", "table", *made, "--latex").startswith("\\begin{tabular}")
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from tests.evaluation.test_report import Balance
 from tests.sweeps.fake import (
     SCORES,
+    fake_sweep,
     plan_without_scores,
     train_anew,
     write_fake_sweep,
@@ -41,6 +42,7 @@ from unicom_jax.sweeps.compare import (
 from unicom_jax.sweeps.items import is_higher_better, outcomes_of
 from unicom_jax.sweeps.outcomes import FAILED, path_of, write_outcome
 from unicom_jax.sweeps.outdated import facts_of
+from unicom_jax.sweeps.plan import make_plan
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import COLUMNS, rows_of, write_table
 from unicom_jax.sweeps.runner import finished, reasons
@@ -322,3 +324,10 @@ def test_the_report_is_one_file_with_claim_verdicts_curves_and_failures(done):
         assert page.count(words) >= 2
     assert 'path class="v0"' in page and 'path class="v1"' in page
     assert "unified.transformer.width=64" in page
+
+
+def test_the_report_of_a_sweep_that_began_says_that_no_run_is_done(tmp_path):
+    sweep = fake_sweep()
+    page = write_report(sweep, make_plan(sweep), tmp_path).read_text(encoding="utf-8")
+    assert "0 of 9" in page and "No run is done yet." in page
+    assert "eval_every" not in page and "adjusted for" not in page

@@ -290,6 +290,8 @@ def print_comparisons(
     _print_rows(found, measured, console, form)
     if form is None:
         _print_reasons(reasons(plan, workdir), console)
+        if (done := len(finished(plan, workdir))) < len(plan.runs):
+            console.print(f"{done} of {len(plan.runs)} runs have a result")
 
 
 def _print_rows(
