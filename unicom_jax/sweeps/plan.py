@@ -107,15 +107,23 @@ def make_plan(sweep: Sweep) -> Plan:
     """The plan of a sweep.
 
     Raises:
-      ConfigError: a variant that cannot be, two variants that are the same, or a score that no
-        variant can have.
+      ConfigError: a variant that cannot be, two variants or two seeds that are the same, or a score
+        that no variant can have.
     """
     jobs: dict[str, Job] = {}
     runs, names = [], {}
     for name in sweep.variants:
+        trained: dict[tuple[str, ...], int] = {}
         for seed in sweep.seeds:
             config = variant_config(sweep, name, seed)
             stages = stage_jobs(config)
+            same = trained.setdefault(tuple(job.id for job in stages.values()), seed)
+            if same != seed:
+                raise ConfigError(
+                    f"the seeds {same} and {seed} of the variant {name} train the same weights, as "
+                    "every stage has a seed of its own; set STAGE.seed=-1 for the stages that are "
+                    "compared, or give one seed"
+                )
             jobs |= {job.id: job for job in stages.values() if job.id not in jobs}
             run = _run_job(sweep, name, config, stages)
             twin = names.setdefault((seed, run.id.rpartition("-")[2]), name)
