@@ -292,6 +292,14 @@ def test_a_variant_may_be_a_function_that_changes_or_returns_a_configuration():
         ({"scores": ("pretrained:eval/loss",)}, "is not understood"),
         ({"contrasts": (Contrast("understanding/qa", "one", "three"),)}, "variant 'three'"),
         ({"contrasts": (Contrast("editing/success", "one", "two"),)}, "not in scores"),
+        ({"contrasts": (Contrast("understanding/qa", "one", "one"),)}, "'one' with itself"),
+        ({"scores": ("sft:eval/loss",)}, "no variant trains the stage sft; stages are encoder"),
+        ({"scores": ("pretrain:eval/loss",)}, "is not measured; set pretrain.eval_every above 0"),
+        ({"scores": ("understanding/qaa",)}, "'understanding/qaa': is no score of unicom evaluate"),
+        (
+            {"scores": ("editing/success",), "variants": {"one": {"evaluation.edits": 0}}},
+            "'editing/success': has no samples; set evaluation.edits above 0",
+        ),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused_in_one_line(tmp_path, changes, message, monkeypatch):
@@ -315,6 +323,21 @@ def test_a_file_without_a_sweep_names_what_is_missing(tmp_path):
         load_sweep(str(path))
     with pytest.raises(ConfigError, match="no such file"):
         load_sweep(str(tmp_path / "other.py"))
+
+
+def test_a_score_that_one_variant_has_is_accepted():
+    own = {"pretrain.eval_every": 2}
+    assert make_plan(sweep(variants={"a": {}, "b": own}, scores=("pretrain:eval/loss",)))
+
+
+def test_scores_of_described_and_redrawn_pictures_ask_for_their_suite():
+    """`unicom evaluate` runs it on request alone."""
+    plain, unified = (
+        make_plan(sweep(scores=(score,))).runs[0].job
+        for score in ("understanding/qa", "unified/caption_kept")
+    )
+    assert (plain.suites, unified.suites) == ("", "all")
+    assert plain.id != unified.id and plain.inputs == unified.inputs
 
 
 def test_without_contrasts_every_variant_is_compared_with_the_first():
