@@ -40,7 +40,7 @@ from unicom_jax.sweeps.compare import (
     row_of,
 )
 from unicom_jax.sweeps.items import is_higher_better, outcomes_of
-from unicom_jax.sweeps.outcomes import FAILED, path_of, write_outcome
+from unicom_jax.sweeps.outcomes import FAILED, path_of, read_outcome, write_outcome
 from unicom_jax.sweeps.outdated import facts_of
 from unicom_jax.sweeps.plan import make_plan
 from unicom_jax.sweeps.report import write_report
