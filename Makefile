@@ -62,7 +62,7 @@ beam: $(VENV)-beam/.ready ## test the packing of rows with Apache Beam, in its o
 	$(VENV)-beam/bin/python -m pytest -q tests/data/preparation/test_beam.py $(ARGS)
 
 ray: $(VENV)/.ray ## test sweeps on a Ray cluster that the tests start (installs Ray, 75 MB)
-	$(BIN)/python -m pytest -q -n 0 -m slow tests/sweeps -k ray $(ARGS)
+	$(BIN)/python -m pytest -q -n 0 tests/sweeps -k ray $(ARGS)
 
 clean: ## remove caches and the virtual environment, but keep runs/
 	rm -rf $(VENV) $(VENV)-beam .matrix .libtpu .jax_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -13,8 +13,8 @@ from unicom_jax.config import to_json
 from unicom_jax.evaluation.intervals import wilson
 from unicom_jax.evaluation.records import Answer, Generation, write_records
 from unicom_jax.evaluation.scores import Score, flatten, proportion, write_scores
-from unicom_jax.sweeps.outcomes import DONE, FAILED, write_outcome
-from unicom_jax.sweeps.plan import Plan, make_plan
+from unicom_jax.sweeps.outcomes import DONE, FAILED, read_outcome, write_outcome
+from unicom_jax.sweeps.plan import Job, Plan, make_plan
 from unicom_jax.sweeps.sweep import Contrast, Sweep
 
 FILE = """\
@@ -102,6 +102,18 @@ def write_fake_sweep(workdir: Path) -> tuple[Sweep, Plan]:
             write_scored(run.job.folder(workdir), seed=run.seed, rate=rate, loss=loss)
             write_outcome(workdir, run.job.id, status=DONE, **spent)
     return sweep, plan
+
+
+def train_anew(workdir: Path, plan: Plan, job: Job) -> str:
+    """Trains the last stage before a job that is done again; the id of the stage's job."""
+    label, id = list(job.inputs.items())[-1]
+    folders = (job.folder(workdir), plan.jobs[id].folder(workdir))
+    for seconds, folder in enumerate(folders):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        (folder / label / "stage.json").write_text(json.dumps({"seconds": seconds}))
+    before = read_outcome(workdir, id)
+    write_outcome(workdir, id, **{**before, "at": before["at"] + 60})
+    return id
 
 
 def write_hand_made(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweeps.fake import FILE, write_fake_sweep, write_hand_made
+from tests.sweeps.fake import FILE, train_anew, write_fake_sweep, write_hand_made
 from unicom_jax.cli import main
 from unicom_jax.sweeps import command
 from unicom_jax.sweeps.plan import write_jobs
@@ -39,15 +39,37 @@ def test_a_dry_run_shows_what_is_shared_what_is_left_and_the_disk(made, capsys):
     assert "MiB of checkpoints" in text and "of 10 min" in text
 
 
+def test_a_run_of_an_earlier_training_is_left_to_do_in_a_dry_run(tmp_path, capsys):
+    (tmp_path / "fake.py").write_text(FILE)
+    workdir = tmp_path / "run"
+    _, plan = write_fake_sweep(workdir)
+    write_jobs(plan, workdir)
+    run = plan.runs[0].job
+    stage = train_anew(workdir, plan, run)
+    text = printed(
+        capsys, "sweep", "run", str(tmp_path / "fake.py"), f"--workdir={workdir}", "--dry-run"
+    )
+    assert "24 jobs, 17 done" in text
+    assert f"! {run.id}: runs/{run.id} holds an earlier training of {stage}" in text
+
+
 def test_status_names_each_job_with_its_state_and_reason(made, capsys):
     text = printed(capsys, "sweep", "status", *made)
     assert text.count(" failed  ") == 2 and text.count(" done  ") == 18
     assert "18 done, 2 failed, 4 waiting; 3 min 20 s of CPU time used" in text
 
 
+def test_status_says_which_variants_and_seed_need_a_job(made, capsys):
+    text = printed(capsys, "sweep", "status", *made)
+    jobs = [line.split()[:4] for line in text.splitlines() if "-" in line]
+    told = {(name.partition("-")[0], *whose) for name, _, *whose in jobs}
+    assert {("encoder", "all", "0"), ("pretrain", "wide", "2"), ("wide", "wide", "1")} <= told
+
+
 def test_the_table_is_written_and_printed_in_three_forms(made, capsys, tmp_path):
     text = printed(capsys, "sweep", "table", *made)
     assert "same sign as the claim" in text and "results.parquet" in text
+    assert "6 of 9 runs have a result" in text
     assert printed(capsys, "sweep", "table", *made, "--markdown").startswith("| score | first |")
     assert printed(capsys, "sweep", "table", *made, "--latex").startswith("\\begin{tabular}")
 

@@ -17,7 +17,9 @@ from rich.console import Console
 from tests.evaluation.test_report import Balance
 from tests.sweeps.fake import (
     SCORES,
+    fake_sweep,
     plan_without_scores,
+    train_anew,
     write_fake_sweep,
     write_scored,
 )
@@ -39,6 +41,8 @@ from unicom_jax.sweeps.compare import (
 )
 from unicom_jax.sweeps.items import is_higher_better, outcomes_of
 from unicom_jax.sweeps.outcomes import FAILED, path_of, read_outcome, write_outcome
+from unicom_jax.sweeps.outdated import facts_of
+from unicom_jax.sweeps.plan import make_plan
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import COLUMNS, rows_of, write_table
 from unicom_jax.sweeps.runner import finished, reasons
@@ -200,21 +204,22 @@ def test_a_run_counts_again_when_a_stage_whose_outcome_was_lost_is_done_again(tm
 def test_a_run_does_not_count_after_one_of_its_stages_was_trained_anew(tmp_path):
     sweep, plan = write_fake_sweep(tmp_path)
     run = next(run for run in plan.runs if run.variant == "wide")
-    stage = plan.needed(run)[-1]
-    own, given = (job.folder(tmp_path) / stage.label for job in (stage, run.job))
-    for folder in (own, given):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "stage.json").write_text('{"seconds": 1.0}')
-    before = read_outcome(tmp_path, stage.id)
-    write_outcome(tmp_path, stage.id, **{**before, "at": before["at"] + 60})  # done again
-    assert run.job.id in finished(plan, tmp_path)
-
-    (own / "stage.json").write_text('{"seconds": 2.0}')
+    stage = train_anew(tmp_path, plan, run.job)
     measured = measured_of(plan, tmp_path, sweep.scores)["understanding/qa"]["wide"]
     assert run.job.id not in finished(plan, tmp_path) and run.seed not in measured
     why = reasons(plan, tmp_path)[run.job.id]
-    assert f"runs/{run.job.id} holds an earlier training of {stage.id}" in why
+    assert f"runs/{run.job.id} holds an earlier training of {stage}" in why
     assert f"remove it and {path_of(Path(), run.job.id)} from the sweep's folder" in why
+
+
+def test_a_run_counts_if_a_stage_ended_later_but_is_the_same_training(tmp_path):
+    _, plan = write_fake_sweep(tmp_path)
+    run = plan.runs[0].job
+    train_anew(tmp_path, plan, run)
+    label = list(run.inputs)[-1]
+    given, trained = facts_of(tmp_path, run, label)
+    given.write_bytes(trained.read_bytes())
+    assert run.id in finished(plan, tmp_path)
 
 
 def test_a_finished_run_without_its_scores_is_named_with_the_way_to_score_it(tmp_path):
@@ -333,3 +338,10 @@ def test_the_report_is_one_file_with_claim_verdicts_curves_and_failures(done):
         assert page.count(words) >= 2
     assert 'path class="v0"' in page and 'path class="v1"' in page
     assert "unified.transformer.width=64" in page
+
+
+def test_the_report_of_a_sweep_that_began_says_that_no_run_is_done(tmp_path):
+    sweep = fake_sweep()
+    page = write_report(sweep, make_plan(sweep), tmp_path).read_text(encoding="utf-8")
+    assert "0 of 9" in page and "No run is done yet." in page
+    assert "eval_every" not in page and "adjusted for" not in page

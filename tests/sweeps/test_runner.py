@@ -110,6 +110,18 @@ def test_what_most_runs_need_is_started_first(tmp_path):
     assert jobs.started[0] == "shared"
 
 
+def test_a_run_is_scored_before_the_next_one_is_trained(tmp_path):
+    jobs = Jobs()
+    run(plan_of(TWO), tmp_path, jobs)
+    assert jobs.started == ["root", "left", "a", "right", "b"]
+
+
+def test_a_sweep_whose_cpu_time_does_not_suffice_has_whole_runs(tmp_path):
+    jobs = Jobs(seconds=25.0)
+    ended = run(plan_of(TWO), tmp_path, jobs, minutes=1.0)
+    assert jobs.started == ["root", "left", "a"] and set(ended.unstarted) == {"right", "b"}
+
+
 def test_what_is_done_is_not_done_again(tmp_path):
     plan = plan_of(TWO)
     run(plan, tmp_path, Jobs())

@@ -32,7 +32,7 @@ from unicom_jax.sweeps.hand import compare_groups, differing, group_runs, steps_
 from unicom_jax.sweeps.here import results_here
 from unicom_jax.sweeps.outcomes import DONE, FAILED, claim_of, read_outcomes
 from unicom_jax.sweeps.outdated import all_outdated
-from unicom_jax.sweeps.plan import RUN, Job, Plan, make_plan, read_job
+from unicom_jax.sweeps.plan import Job, Plan, Run, make_plan, read_job
 from unicom_jax.sweeps.predict import Cost, predict
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import rows_of, write_table
@@ -139,7 +139,9 @@ def print_plan(sweep: Sweep, plan: Plan, workdir: Path, console: Console) -> Non
     """What `run` would do: variants, what they share, predicted time and disk space."""
     outcomes, jobs = _known(workdir)
     costs, shared = predict(plan, outcomes, jobs), plan.shared()
-    done = {id for id, found in outcomes.items() if found.get("status") == DONE}
+    ended = {id: outcomes.get(id, {}) for id in plan.jobs}
+    old = all_outdated(plan, workdir, ended)
+    done = {id for id, one in ended.items() if one.get("status") == DONE and id not in old}
     numbers = ("seeds", "own CPU time", "shared CPU time")
     table = _table("variant", "seeds", "trains alone", "shares", *numbers[1:], numbers=numbers)
     for variant in dict.fromkeys(run.variant for run in plan.runs):
@@ -158,6 +160,7 @@ def print_plan(sweep: Sweep, plan: Plan, workdir: Path, console: Console) -> Non
         )
     console.print(f"claim: {sweep.claim}")
     _show(table, console)
+    _print_reasons(old, console)
     left = [job for id, job in plan.jobs.items() if id not in done]
     most = max(shared.values(), default=1)
     console.print(
@@ -165,14 +168,26 @@ def print_plan(sweep: Sweep, plan: Plan, workdir: Path, console: Console) -> Non
         f"{most} runs"
     )
     total = [costs[job.id] for job in left]
-    used = spent({id: outcomes[id] for id in plan.jobs if id in outcomes})
     measured = sum(cost.measured for cost in total)
     console.print(
         f"left: {_time(total)} of CPU time ({measured} of {len(left)} jobs from measured ones, the "
-        f"others estimated by their operations); used {duration(used)} of "
+        f"others estimated by their operations); used {duration(spent(ended))} of "
         f"{sweep.minutes:g} min"
     )
-    nbytes = sum(cost.nbytes for cost in total)
+    _print_space(left, costs, workdir, console)
+
+
+def _print_reasons(found: Mapping[str, str], console: Console) -> None:
+    """Why jobs do not count, by id."""
+    for id, reason in found.items():
+        console.print(f"! {id}: {reason}")
+
+
+def _print_space(
+    left: Sequence[Job], costs: Mapping[str, Cost], workdir: Path, console: Console
+) -> None:
+    """The space that the checkpoints of the jobs that are left will take."""
+    nbytes = sum(costs[job.id].nbytes for job in left)
     if is_remote(workdir):
         copies = sum(costs[id].nbytes for job in left for id in job.inputs.values())
         console.print(
@@ -206,12 +221,12 @@ def print_status(args: argparse.Namespace, console: Console) -> None:
     """`unicom sweep status`."""
     sweep, workdir = load_sweep(args.file), workdir_of(args)
     plan = make_plan(sweep)
-    shared = plan.shared()
-    table = _table("job", "state", "runs", "CPU time", "reason", numbers=("runs", "CPU time"))
-    states = []
+    headings = ("job", "state", "variants", "seed", "CPU time", "reason")
+    table, states = _table(*headings, numbers=("seed", "CPU time")), []
+    whose = _whose(plan)
     outcomes = read_outcomes(workdir, plan.jobs)
     old = all_outdated(plan, workdir, outcomes)
-    for id, job in plan.jobs.items():
+    for id in plan.jobs:
         outcome = (
             {**outcomes[id], "status": FAILED, "reason": old[id]} if id in old else outcomes[id]
         )
@@ -220,13 +235,27 @@ def print_status(args: argparse.Namespace, console: Console) -> None:
         table.add_row(
             id,
             states[-1],
-            "" if job.kind == RUN else str(shared[id]),
+            *whose[id],
             "" if seconds is None else duration(seconds),
             outcome.get("reason", "") if states[-1] == FAILED else "",
         )
     _show(table, console)
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     console.print(f"{counts}; {duration(spent(outcomes))} of CPU time used")
+
+
+def _whose(plan: Plan) -> dict[str, tuple[str, str]]:
+    """The variants and the seeds that need each job, in words, by id."""
+    needed: dict[str, list[Run]] = {}
+    for run in plan.runs:
+        for id in (*run.job.inputs.values(), run.job.id):
+            needed.setdefault(id, []).append(run)
+    count, found = len({run.variant for run in plan.runs}), {}
+    for id, runs in needed.items():
+        names = list(dict.fromkeys(run.variant for run in runs))
+        seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
+        found[id] = ("all" if len(names) == count > 1 else ", ".join(names), seeds)
+    return found
 
 
 def _state(workdir: Path, id: str, outcome: Mapping[str, Any]) -> str:
@@ -264,9 +293,10 @@ def print_comparisons(
     if form is None:
         console.print(f"claim: {sweep.claim}")
     _print_rows(found, measured, console, form)
-    for id, reason in reasons(plan, workdir).items():
-        if form is None:
-            console.print(f"! {id}: {reason}")
+    if form is None:
+        _print_reasons(reasons(plan, workdir), console)
+        if (done := len(finished(plan, workdir))) < len(plan.runs):
+            console.print(f"{done} of {len(plan.runs)} runs have a result")
 
 
 def _print_rows(

@@ -130,6 +130,9 @@ class _Task:
 
 def _in_process(workdir: str, id: str) -> str:
     """A job in a process of its own, as on this machine; a task that is cancelled lets it save."""
+    # Ray cancels as Ctrl-C does, which has no effect in the workers of a Ray that a script has
+    # started in the background: they inherit from it that SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process, stopped = _Process(as_path(workdir), id), False
     while True:
         try:

@@ -77,9 +77,7 @@ class Runner:
         self.elsewhere: set[str] = set()  # busy jobs of which the user has been told
         self.done: set[str] = set()
         self.failed: dict[str, str] = {}
-        shared = self.plan.shared()
-        # What most runs wait for comes first; jobs come after those they need.
-        self.order = sorted(self.plan.jobs.values(), key=lambda job: -shared[job.id])
+        self.order = order_of(self.plan)
 
     def run(self) -> Ended:
         """Ends when all jobs are done, failed or over the CPU time.
@@ -188,6 +186,16 @@ class Runner:
                 self.waits[job.id] = now + self.again
             else:
                 self.running[job.id] = self.submit(self.workdir, job.id)
+
+
+def order_of(plan: Plan) -> list[Job]:
+    """The jobs in the order in which they are started, as far as those before them are done: first
+    what several runs wait for, then run after run, so that a sweep which ends early, or is looked
+    at before its end, has whole runs rather than stages of all."""
+    shared = plan.shared()
+    common = [plan.jobs[id] for id, runs in shared.most_common() if runs > 1]
+    own = [job for run in plan.runs for job in (*plan.needed(run), run.job)]
+    return list({job.id: job for job in (*common, *own)}.values())
 
 
 def spent(outcomes: Mapping[str, Mapping[str, Any]]) -> float:
