@@ -64,9 +64,6 @@ from ml_collections import ConfigDict
 
 from experiments import cheers_quick, scenes_base
 
-# Its last layer, a matrix of one column: Muon moves it by the same amount in every step.
-GATE = {"match": "head/gate/.*", "learning_rate": 0.02}
-
 
 def get_config() -> ConfigDict:
     config, scenes = cheers_quick.get_config(), scenes_base.get_config()
@@ -82,7 +79,6 @@ def get_config() -> ConfigDict:
     config.pretrain.mixture.update(scenes_base.MIXTURE)
     config.sft.update(config.pretrain)
     config.sft.update({"steps": 12_000, "schedule": "linear", "warmup_steps": 20})
-    config.pretrain.groups = (cheers_quick.DECODER, GATE)
-    config.sft.update({"groups": (GATE,), "freeze": cheers_quick.HELD_AT_LAST})
+    config.sft.update({"groups": (cheers_quick.GATE,), "freeze": cheers_quick.HELD_AT_LAST})
     config.evaluation.update(scenes.evaluation)
     return config

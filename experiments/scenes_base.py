@@ -11,8 +11,8 @@ objects, free places and the shapes that are hardest to distinguish are left to 
 Means of seeds 0, 1 and 2 (`--config.seed`), on two cores of an AMD EPYC that other jobs shared. The
 first command took 32.2 minutes of CPU time with seed 0 in a new workdir. Seeds 1 and 2 took 28.6
 and 28.9 without the first two stages, which are those of an earlier run with the same settings and
-seeds. An evaluation takes half a minute. The interval is over seeds and test samples. Goals:
-overall 68%, questions 92%, edits 85%.
+seeds. An evaluation takes half a minute. The interval is of the mean, over test samples; it says
+nothing about other seeds. Goals: overall 68%, questions 92%, edits 85%.
 
     score                          mean   seeds         95% interval   untrained  chance     n
     reconstruction, PSNR         33.8 dB  33.7 - 33.9   33.4 - 34.2      9.1        7.6    256

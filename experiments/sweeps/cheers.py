@@ -69,6 +69,7 @@ def get_config() -> ConfigDict:
             "backgrounds": ("white",),
         }
     )
+    config.pretrain.groups = (cheers_quick.DECODER,)  # the gate at the full rate
     config.encoder.steps = 100
     config.autoencoder.steps = 500
     config.pretrain.update(

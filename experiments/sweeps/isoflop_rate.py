@@ -18,7 +18,7 @@ from experiments.sweeps import isoflop
 from unicom_jax.sweeps.sweep import Sweep
 
 RATES = (0.004, 0.008, 0.016, 0.032)
-LONGER = 4  # times as many steps, with rates rescaled for them
+LONGER = 8  # times as many steps, with rates rescaled for them
 
 
 def variant(rate: float, steps: int) -> dict[str, object]:

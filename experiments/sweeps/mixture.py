@@ -15,7 +15,7 @@ from experiments.sweeps import isoflop
 from unicom_jax.sweeps.sweep import Contrast, Sweep
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of drawing documents
-WIDTH, BUDGET = 48, 1e11
+WIDTH, BUDGET = 48, 3e11
 ONLY_TEXT, ONLY_FLOW = "pretrain:eval/text/text", "pretrain:eval/flow/text_to_image"
 
 

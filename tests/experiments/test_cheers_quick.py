@@ -53,9 +53,11 @@ TINY = {
     "sample.steps": 2,
     "sample.max_tokens": 2,
 }
+DECODER = 'pretrain.groups=({"match": "decoder/.*", "learning_rate": 0.1},)'
+GATE = 'pretrain.groups=({"match": "head/gate/.*", "learning_rate": 0.02},)'
 ABLATIONS = {
-    "gate": ("unified.cheers.gate=False",),
-    "pixels": ("unified.cheers.pixels=False", "pretrain.groups=()"),
+    "gate": ("unified.cheers.gate=False", "sft.groups=()", DECODER),
+    "pixels": ("unified.cheers.pixels=False", GATE),
     "fold": ("unified.fold=1", "pretrain.sequence_length=640", "sft.sequence_length=640"),
 }
 STAGES = ("encoder", "autoencoder", "pretrain", "sft")
@@ -87,17 +89,20 @@ def test_flags_make_an_ablation_of_the_unified_stage(name):
     assert slots == (9 if name == "fold" else 36)
 
 
-def test_the_copy_of_the_decoder_trains_at_a_rate_of_its_own_and_is_frozen_in_the_last_stage():
+def test_decoder_and_gate_train_at_rates_of_their_own_and_the_decoder_is_frozen_in_the_last_stage():
     config = resolve("experiments/cheers_quick.py", [])
     config.data.vocab_size = 300
-    for name, rate in (("pretrain", 0.1), ("sft", None)):
+    for name, wanted in (("pretrain", {"decoder": 0.1, "gate": 0.02}), ("sft", {"gate": 0.02})):
         stage = unified_stage(name, config)
-        trained = dict(iter_specs(split(stage.module.specs(), stage.freeze)[0]))
         groups = read_groups(config[name].groups, stage.module.specs())
-        own = {path: groups.of(path) for path in trained}
-        rates = {found.learning_rate for path, found in own.items() if path[0] == "decoder"}
-        assert rates == ({rate} if rate else set())
-        assert all(found is None for path, found in own.items() if path[0] != "decoder")
+        found = {}
+        for path, _ in iter_specs(split(stage.module.specs(), stage.freeze)[0]):
+            part = path[0] if path[0] == "decoder" else path[1]
+            if group := groups.of(path):
+                found[part] = group.learning_rate
+            else:
+                assert part not in wanted
+        assert found == wanted
 
 
 @pytest.mark.slow

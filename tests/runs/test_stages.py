@@ -13,12 +13,14 @@ from unicom_jax.config import STAGES as DECLARED
 from unicom_jax.config import ConfigError, complete, to_json
 from unicom_jax.config.schema import stage_defaults
 from unicom_jax.families.build import FAMILIES
+from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.planning.program import ABSTRACT
 from unicom_jax.runs import stages
 from unicom_jax.runs.configuration import open_run
 from unicom_jax.runs.loading import LOADERS, stage_loader
 from unicom_jax.runs.stages import PARTS, STAGES, Occurrence
 from unicom_jax.runs.trained import furthest, stages_before, starts_from
+from unicom_jax.training.assemble import make_trainer
 from unicom_jax.training.stages import LOSSES
 
 
@@ -185,6 +187,23 @@ def test_a_seed_depends_on_the_runs_seed_and_on_the_label_alone():
     }
     assert len(seeds) == 6 and all(0 <= seed < 2**31 for seed in seeds)
     assert stages.data_seed(run_of("pretrain"), "sft") == 757751806  # resumed runs rely on it
+
+
+@pytest.mark.parametrize("label", ["encoder", "pretrain"])
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_a_stage_with_a_seed_of_its_own_reads_what_a_run_of_that_seed_would(label, split):
+    own = run_of("encoder", "pretrain", seed=5, **{f"{label}__seed": 1})
+    assert np.array_equal(
+        batch_of(own, label, split), batch_of(run_of("encoder", "pretrain", seed=1), label, split)
+    )
+
+
+def test_a_stage_with_a_seed_of_its_own_has_its_weights_and_noise_and_others_keep_the_runs():
+    config = run_of("encoder", "codec", seed=5, encoder__seed=1)
+    trainers = [
+        make_trainer(label, config, make_mesh(), lambda: iter(())) for label in ("encoder", "codec")
+    ]
+    assert [one.seed for one in trainers] == [1, 5]
 
 
 # ---- older runs ---------------------------------------------------------------------------

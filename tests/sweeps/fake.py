@@ -28,7 +28,7 @@ SCORES = ("understanding/qa", "generation/overall", "reconstruction/kid", "pretr
 def fake_sweep(**changes) -> Sweep:
     given = {
         "claim": "Wide answers more questions.",
-        "config": tiny_config(),
+        "config": tiny_config(pretrain__eval_every=2),
         "variants": {
             "narrow": {},
             "wide": {"unified.transformer.width": 64},

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import pytest
 
 from tests.sweeps.fake import FILE, write_fake_sweep, write_hand_made
 from unicom_jax.cli import main
 from unicom_jax.sweeps import command
 from unicom_jax.sweeps.plan import write_jobs
+from unicom_jax.sweeps.sweep import load_sweep
+from unicom_jax.sweeps.sweep_flags import add_run_flags
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +109,17 @@ def test_an_engine_whose_package_is_missing_names_the_extra(made, capsys, monkey
     (line,) = capsys.readouterr().err.splitlines()
     assert f"--engine={engine} needs a package that is missing" in line
     assert f"pip install 'unicom_jax[{engine}]'" in line
+
+
+def test_the_launch_file_for_kubernetes_gives_each_pod_a_shard():
+    yaml = pytest.importorskip("yaml")
+    text = Path("experiments/launch/sweep_jobset.yaml").read_text(encoding="utf-8")
+    (shards,) = yaml.safe_load(text)["spec"]["replicatedJobs"]
+    job = shards["template"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    asked = container["command"][-1].replace("$JOB_COMPLETION_INDEX", "0").replace('"', "")
+    parser = argparse.ArgumentParser()
+    add_run_flags(parser)
+    given = parser.parse_args(asked.split()[4:])
+    assert load_sweep(given.file) and given.shard == (0, job["completions"])
+    assert job["completionMode"] == "Indexed" and job["parallelism"] == job["completions"]

@@ -112,6 +112,10 @@ def test_keys_that_no_result_depends_on_are_declared_neutral():
         ({"data__scenes__jitter": 0.01}, ["encoder", "codec", "pretrain"]),
         ({"data__fingerprint": "of-new-data"}, ["encoder", "codec", "pretrain"]),
         ({"seed": 1}, ["encoder", "codec", "pretrain"]),
+        ({"seed": 1, "encoder__seed": 0}, ["codec", "pretrain"]),
+        ({"seed": 1, "encoder__seed": 0, "codec__seed": 0}, ["pretrain"]),
+        ({"encoder__seed": 1}, ["encoder", "codec", "pretrain"]),
+        ({"pretrain__seed": 1}, ["pretrain"]),
         ({"sft__learning_rate": 0.5}, []),
         ({"sample__guidance": 5.0}, []),
         ({"evaluation__pictures": 4}, []),
@@ -170,6 +174,20 @@ def test_the_smoke_sweep_trains_encoder_and_codec_once_a_seed():
         by_stage.setdefault(plan.jobs[id].label, []).append(runs)
     assert by_stage == {"encoder": [3, 3], "codec": [3, 3], "pretrain": [1] * 6}
     assert len(plan.jobs) == 16 and len(plan.runs) == 6
+
+
+def test_stages_with_a_seed_of_their_own_are_trained_once_for_all_seeds():
+    config = tiny_config(encoder__seed=0, codec__seed=0)
+    plan = make_plan(sweep(config=config, seeds=(0, 1, 2)))
+    shared = {id: runs for id, runs in plan.shared().items() if runs > 1}
+    assert sorted(plan.jobs[id].label for id in shared) == ["codec", "encoder"]
+    assert set(shared.values()) == {6} and len(plan.jobs) == 2 + 6 + 6
+
+
+def test_seeds_that_no_stage_follows_are_refused():
+    own = {f"{stage}__seed": 0 for stage in ("encoder", "codec", "pretrain")}
+    with pytest.raises(ConfigError, match="the seeds 0 and 1 of the variant one train the same"):
+        make_plan(sweep(config=tiny_config(**own), seeds=(0, 1)))
 
 
 def test_jobs_come_after_those_that_they_need():
@@ -274,6 +292,14 @@ def test_a_variant_may_be_a_function_that_changes_or_returns_a_configuration():
         ({"scores": ("pretrained:eval/loss",)}, "is not understood"),
         ({"contrasts": (Contrast("understanding/qa", "one", "three"),)}, "variant 'three'"),
         ({"contrasts": (Contrast("editing/success", "one", "two"),)}, "not in scores"),
+        ({"contrasts": (Contrast("understanding/qa", "one", "one"),)}, "'one' with itself"),
+        ({"scores": ("sft:eval/loss",)}, "no variant trains the stage sft; stages are encoder"),
+        ({"scores": ("pretrain:eval/loss",)}, "is not measured; set pretrain.eval_every above 0"),
+        ({"scores": ("understanding/qaa",)}, "'understanding/qaa': is no score of unicom evaluate"),
+        (
+            {"scores": ("editing/success",), "variants": {"one": {"evaluation.edits": 0}}},
+            "'editing/success': has no samples; set evaluation.edits above 0",
+        ),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused_in_one_line(tmp_path, changes, message, monkeypatch):
@@ -297,6 +323,21 @@ def test_a_file_without_a_sweep_names_what_is_missing(tmp_path):
         load_sweep(str(path))
     with pytest.raises(ConfigError, match="no such file"):
         load_sweep(str(tmp_path / "other.py"))
+
+
+def test_a_score_that_one_variant_has_is_accepted():
+    own = {"pretrain.eval_every": 2}
+    assert make_plan(sweep(variants={"a": {}, "b": own}, scores=("pretrain:eval/loss",)))
+
+
+def test_scores_of_described_and_redrawn_pictures_ask_for_their_suite():
+    """`unicom evaluate` runs it on request alone."""
+    plain, unified = (
+        make_plan(sweep(scores=(score,))).runs[0].job
+        for score in ("understanding/qa", "unified/caption_kept")
+    )
+    assert (plain.suites, unified.suites) == ("", "all")
+    assert plain.id != unified.id and plain.inputs == unified.inputs
 
 
 def test_without_contrasts_every_variant_is_compared_with_the_first():

@@ -157,8 +157,22 @@ def test_the_table_has_every_metric_of_every_evaluation_with_what_it_cost(done):
     assert [r["tokens"] for r in curve] == [200.0, 400.0]
     score = next(r for r in rows if r["metric"] == "understanding/qa")
     assert (score["stage"], score["n"], score["flops"], score["commit"]) == ("", 120, 6e7, "abc")
+    assert (score["tokens"], score["cpu_seconds"], score["device_seconds"]) == (400.0, 30.0, None)
     assert score["low"] < score["value"] < score["high"]
     assert json.loads(score["overrides"]) == {"unified.transformer.width": 64}
+
+
+def test_time_on_an_accelerator_is_in_the_table_and_on_the_axis_of_the_curves(tmp_path):
+    sweep, plan = write_fake_sweep(tmp_path)
+    for id in plan.jobs:
+        if before := read_outcome(tmp_path, id):
+            write_outcome(tmp_path, id, **before, device_seconds=8.0)
+    rows = [r for r in rows_of(plan, tmp_path) if (r["variant"], r["seed"]) == ("wide", 1)]
+    curve = [r["device_seconds"] for r in rows if r["metric"] == "eval/loss"]
+    assert curve == [8.0 + 8.0 + 4.0, 24.0]
+    assert next(r for r in rows if r["metric"] == "understanding/qa")["device_seconds"] == 24.0
+    page = write_report(sweep, plan, tmp_path).read_text(encoding="utf-8")
+    assert "over device seconds" in page and "over CPU seconds" not in page
 
 
 def test_a_run_without_a_result_is_one_row_with_its_reason(done):

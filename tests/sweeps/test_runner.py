@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 import subprocess
 import sys
 import time
@@ -12,7 +14,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from experiments import base
+from tests.sweeps.fake import fake_sweep
+from unicom_jax.config import to_json
+from unicom_jax.sweeps import predict as prediction
 from unicom_jax.sweeps import runner
+from unicom_jax.sweeps import work as working
 from unicom_jax.sweeps.outcomes import (
     BUSY,
     DONE,
@@ -23,7 +30,7 @@ from unicom_jax.sweeps.outcomes import (
     read_outcomes,
     write_outcome,
 )
-from unicom_jax.sweeps.plan import Job, Plan, Run
+from unicom_jax.sweeps.plan import Job, Plan, Run, make_plan
 from unicom_jax.sweeps.predict import predict
 from unicom_jax.sweeps.runner import Runner, finished, reasons, spent
 from unicom_jax.sweeps.work import work
@@ -176,6 +183,19 @@ def test_no_stage_is_started_after_the_cpu_time_is_used_up(tmp_path):
     assert set(ended.unstarted) == {"left", "right", "a", "b"} - set(jobs.started)
 
 
+def test_the_cpu_time_of_the_other_tasks_of_an_array_counts(tmp_path):
+    plan = plan_of(TWO)
+    run(plan.only(plan.runs[:1]), tmp_path, Jobs(seconds=40.0))
+    left = plan.only(plan.runs[1:])
+    others = plan.jobs.keys() - left.jobs.keys()
+    assert run(left, tmp_path, Jobs(), minutes=2.5).unstarted == ()
+    for id in ("right", "b"):
+        path_of(tmp_path, id).unlink()
+    jobs = Jobs()
+    ended = run(left, tmp_path, jobs, minutes=1.9, others=others)
+    assert jobs.started == [] and set(ended.unstarted) == {"right", "b"}
+
+
 def test_a_stop_asks_what_runs_to_save_and_starts_nothing_more(tmp_path):
     jobs, heard = Jobs(), []
 
@@ -212,6 +232,17 @@ def test_a_job_that_cannot_be_read_is_an_outcome_with_its_reason(tmp_path):
     assert "root.json is not JSON" in read_outcome(tmp_path, "root")["reason"]
 
 
+@pytest.mark.parametrize(("suites", "asked"), [("", None), ("all", "all")])
+def test_a_run_is_scored_by_the_suites_that_its_job_names(tmp_path, monkeypatch, suites, asked):
+    given = {}
+    monkeypatch.setattr(working, "open_run", lambda *_: base.get_config())
+    monkeypatch.setattr(working, "prepare_compiler", lambda *_: None)
+    monkeypatch.setattr(working, "run_evaluate", lambda *_, **flags: given.update(flags))
+    job = Job("a", "run", "", {}, json.loads(to_json(base.get_config())), "a", "development")
+    working._join(tmp_path, dataclasses.replace(job, suites=suites))
+    assert given == {"split": "development", "baseline": False, "suites": asked}
+
+
 def test_a_prediction_is_what_a_job_of_another_seed_took():
     first, second = (Job(name, "stage", "x", {}, {}, "alike", "test") for name in "ab")
     runs = [Job(name, "run", "", {}, {}, "scored", "test") for name in "cd"]
@@ -220,6 +251,13 @@ def test_a_prediction_is_what_a_job_of_another_seed_took():
     cost = predict(plan, outcomes, {"c": runs[0]})["d"]
     assert (cost.seconds, cost.measured) == (30.0, True)
     assert predict(plan, {}, {})["d"].seconds is None
+
+
+def test_without_a_finished_stage_the_time_on_an_accelerator_is_unknown(monkeypatch):
+    monkeypatch.setattr(prediction, "computes_on_cpu", lambda: False)
+    plan = make_plan(fake_sweep(variants={"narrow": {}}, seeds=(0,)))
+    plan = Plan({id: job for id, job in plan.jobs.items() if job.label == "encoder"}, ())
+    assert [cost.seconds for cost in predict(plan, {}, {}).values()] == [None]
 
 
 def test_no_process_is_started_for_a_job_that_another_one_is_seen_at(tmp_path, monkeypatch):

@@ -49,7 +49,9 @@ UNIFIED_STAGES = tuple(name for name, group in STAGES.items() if group.keys is U
 ROW_STAGES = tuple(name for name, group in STAGES.items() if "mixture" in group.keys)
 
 DECLARED: dict[str, Key | Group] = {
-    "seed": Key(0, "Seed of all random numbers.", least=0, most=2**31 - 1),
+    "seed": Key(
+        0, "Seed of all random numbers; a stage may have its own.", least=0, most=2**31 - 1
+    ),
     "stages": Key(
         ("encoder", "codec", "pretrain"),
         "The stages that are trained, in this order; a stage may be listed several times.",

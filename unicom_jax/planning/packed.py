@@ -32,7 +32,7 @@ from unicom_jax.core.attention.kernel_parts import filled_mask
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.paths import as_path
 from unicom_jax.runs.loading import stage_loader
-from unicom_jax.runs.stages import data_seed
+from unicom_jax.runs.stages import data_seed, with_seed_of
 
 ROWS = 32  # least number of rows that are counted
 STAND_INS = {"document": "interleaved"}  # replacements for tasks that Scenes cannot serve
@@ -64,7 +64,7 @@ def visible_pairs(config: ConfigDict, stage: str) -> Visible:
     window = few[stage].window_rows
     few[stage].batch_size = window * -(-ROWS // window)
     few.data.update({"workers": 0, "threads": 1, "prefetch": 1})
-    facts = row_facts(few, stage, seed=data_seed(few, stage))
+    facts = row_facts(with_seed_of(few, stage), stage, seed=data_seed(few, stage))
     key = json.dumps([stage, facts, few.data.to_dict()], default=list)
     if key not in _COUNTED:
         _COUNTED[key] = _count(few, stage)

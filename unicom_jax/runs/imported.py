@@ -26,7 +26,16 @@ from unicom_jax.runs.released import (
     given_folders,
     sources_of,
 )
-from unicom_jax.runs.stages import PARTS, STAGES, START, Config, occurrences, parse, spec_of
+from unicom_jax.runs.stages import (
+    PARTS,
+    STAGES,
+    START,
+    Config,
+    occurrences,
+    parse,
+    seed_of,
+    spec_of,
+)
 from unicom_jax.runs.trained import first_of, furthest
 from unicom_jax.runs.workdir import stage_steps
 
@@ -104,7 +113,7 @@ def import_stage(
     console.print(f"{stage}: {describe_sources(sources)}", soft_wrap=True)
     total = sum(fp32_bytes(source.module) for source in sources)
     with transfer_progress(console, stage, total) as arrived:
-        params = initial_params(specs, sources, config.seed, on_this_host, arrived)
+        params = initial_params(specs, sources, seed_of(config, stage), on_this_host, arrived)
     save_import(workdir / stage / "checkpoints", params)
 
 

@@ -9,7 +9,7 @@ from data_pipelines.batches import Share, picture_loader, prompt_loader, unified
 from data_pipelines.loading.loader import Loader
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.split import TRAIN
-from unicom_jax.runs.stages import data_seed, spec_of
+from unicom_jax.runs.stages import data_seed, spec_of, with_seed_of
 
 
 def _rows(label: str, *arguments: Any, **options: Any) -> Loader:
@@ -64,4 +64,6 @@ def stage_loader(
     """The batches of any stage from step `start` on, each with only the rows in `share`."""
     spec, seed = spec_of(label), data_seed(config, label)
     make = LOADERS[spec.loader]
-    return make(label, config, spec.name, tokenizer, split, start, share, seed=seed)
+    return make(
+        label, with_seed_of(config, label), spec.name, tokenizer, split, start, share, seed=seed
+    )

@@ -28,7 +28,14 @@ from unicom_jax.interop.atomic import write_bytes
 from unicom_jax.runs.features import FeatureMaker
 from unicom_jax.runs.lock import workdir_lock
 from unicom_jax.runs.prepare_flags import FILES
-from unicom_jax.runs.stages import check_row_stage, data_seed, row_stages, settings_of, spec_of
+from unicom_jax.runs.stages import (
+    check_row_stage,
+    data_seed,
+    row_stages,
+    settings_of,
+    spec_of,
+    with_seed_of,
+)
 
 PACKED_ONLY = ("config", "stage", "rows", "features", "features_dtype")
 ON_BEAM = ("workers", "runner")
@@ -86,7 +93,7 @@ def prepare_packed(args: argparse.Namespace, console: Console) -> str:
     stored = Path(run, "tokenizer") if run else None
     tokenizer = load_or_train_tokenizer(config, stored if stored and stored.is_dir() else None)
     plan = rows.make_plan(
-        config.to_dict(),
+        with_seed_of(config.to_dict(), stage),
         spec_of(stage).name,
         tokenizer,
         out,

@@ -357,19 +357,30 @@ def check_row_stage(config: Config, label: str) -> None:
 # ---- randomness -------------------------------------------------------------------------------
 
 
+def seed_of(config: Config, label: str) -> int:
+    """The seed of a stage: its own, or else that of the run."""
+    own = settings_of(config, label).get("seed", -1)
+    return config["seed"] if own < 0 else own
+
+
+def with_seed_of(config: Config, label: str) -> dict[str, Any]:
+    """A configuration whose `seed` is that of a stage, for what reads the stage's data."""
+    return {**config, "seed": seed_of(config, label)}
+
+
 def data_seed(config: Config, label: str) -> int | None:
-    """The seed of the order of a stage's documents, below 2^31; None: the run's seed.
+    """The seed of the order of a stage's documents, below 2^31; None: the stage's seed itself.
 
     Each stage has its own seed; otherwise it would read the same documents in the same order as the
     stage before. Runs from before this rule have `stage_seeds=False`: their stages share the run's
-    seed.
+    seed, unless they have one of their own.
     """
     if not config["stage_seeds"]:
         return None
     # crc32 rather than hash(): the latter is salted per process.
-    return zlib.crc32(f"{config['seed']}/{label}".encode()) & 0x7FFFFFFF
+    return zlib.crc32(f"{seed_of(config, label)}/{label}".encode()) & 0x7FFFFFFF
 
 
 def noise_fold(config: Config, label: str) -> int | None:
-    """What is folded into the run's key for a stage's noise; None: nothing (see `data_seed`)."""
+    """What is folded into the key of a stage's noise; None: nothing (see `data_seed`)."""
     return zlib.crc32(label.encode()) if config["stage_seeds"] else None

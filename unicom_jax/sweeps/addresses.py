@@ -17,7 +17,7 @@ from typing import Any
 from unicom_jax.config import KEYS, values
 from unicom_jax.config.key import ALWAYS
 from unicom_jax.config.keys.training import TRAINING
-from unicom_jax.runs.stages import PARTS, STAGES, Occurrence, occurrences
+from unicom_jax.runs.stages import PARTS, STAGES, Occurrence, occurrences, seed_of
 
 Config = Mapping[str, Any]
 # Where and how fast something is computed, reported or kept; no result depends on it.
@@ -103,18 +103,18 @@ def addresses(config: Config, *, seed: bool = True) -> dict[Occurrence, str]:
     """The address of each stage of `config.stages`.
 
     Args:
-      seed: False: the same for all seeds, for what stages of equal work cost.
+      seed: False: the same for all seeds, for what stages of equal work cost. True: the seed that
+        counts is the stage's, whether its own or the run's.
     """
     given, found = dict(values(config)), {}
-    if not seed:
-        given["seed"] = None
     for stage in occurrences(config["stages"]):
+        given["seed"] = seed_of(config, stage.label) if seed else None
         about = {
             "stage": stage.label,
             "keys": {
                 name: given[name]
                 for name in keys_read(config, stage)
-                if not _as_before(name, given[name])
+                if name != f"{stage.name}.seed" and not _as_before(name, given[name])
             },
             "parents": [found[one] for one in parents(config, stage)],
         }

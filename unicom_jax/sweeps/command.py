@@ -55,9 +55,8 @@ def run_sweep(args: argparse.Namespace, console: Console) -> None:
       Stopped: somebody asked to stop.
     """
     sweep, workdir = load_sweep(args.file), workdir_of(args)
-    plan = make_plan(sweep)
-    if args.shard:
-        plan = plan.shard(*args.shard)
+    whole = make_plan(sweep)
+    plan = whole.shard(*args.shard) if args.shard else whole
     if args.dry_run:
         print_plan(sweep, plan, workdir, console)
         return
@@ -70,9 +69,15 @@ def run_sweep(args: argparse.Namespace, console: Console) -> None:
     console.print(f"{workdir}: {len(plan.runs)} runs, {len(plan.jobs)} jobs, {args.jobs} at once")
     with stop_signals() as stop, ENGINES[args.engine]() as submit:
         ended = Runner(
-            plan, workdir, submit, args.jobs, console, minutes=sweep.minutes, asked_to_stop=stop
+            plan,
+            workdir,
+            submit,
+            args.jobs,
+            console,
+            minutes=sweep.minutes,
+            others=whole.jobs.keys() - plan.jobs.keys(),
+            asked_to_stop=stop,
         ).run()
-    whole = make_plan(sweep)
     with results_here(whole, workdir) as results:
         _finish(sweep, whole, plan, workdir, results, console, ended)
 
@@ -90,7 +95,7 @@ def _finish(
     write_table(rows_of(whole, results), workdir)
     print_comparisons(compare_sweep(sweep, whole, results), sweep, whole, results, console)
     console.print(f"report: {write_report(sweep, whole, workdir, results)}")
-    outcomes, done = read_outcomes(results, own.jobs), finished(own, results)
+    outcomes, done = read_outcomes(results, whole.jobs), finished(own, results)
     without = [run for run in own.runs if run.job.id not in done]
     what = f"{len(without)} of {len(own.runs)} runs have no result"
     if ended.unstarted:

@@ -53,7 +53,8 @@ def lost(workdir: Path, id: str, how: str) -> str:
     before = read_outcome(workdir, id)
     if before.get("status") == DONE:  # it crashed as it ended, or another process did the job
         return DONE
-    spent = {name: before.get(name, 0.0) for name in ("cpu_seconds", "seconds")}
+    spent = {"cpu_seconds": 0.0, "seconds": 0.0}
+    spent |= {name: before[name] for name in (*spent, "device_seconds") if name in before}
     write_outcome(workdir, id, status=FAILED, reason=how, **spent)
     return FAILED
 

@@ -31,8 +31,9 @@ def read_outcome(workdir: Path, id: str) -> dict[str, Any]:
     """How a job ended, by its file; {} where it has not.
 
     Keys: "status" (DONE, FAILED, STOPPED), "reason", "at" (time of its end), "attempts" that ended,
-    "cpu_seconds" and "seconds" of all of them, "commit" of the code, and of a stage that is done
-    "steps", "flops_per_step" (None where they cannot be counted), "tokens_per_step", "bytes".
+    "cpu_seconds" and "seconds" of all of them, "device_seconds" (seconds times devices) where JAX
+    does not compute on a CPU, "commit" of the code, and of a stage that is done "steps",
+    "flops_per_step" (None where they cannot be counted), "tokens_per_step", "bytes".
     """
     path = path_of(workdir, id)
     return _read(path) if path.is_file() else {}

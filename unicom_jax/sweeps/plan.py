@@ -26,6 +26,7 @@ from unicom_jax.interop.atomic import write_text
 from unicom_jax.runs.stages import PARTS, Occurrence
 from unicom_jax.runs.workdir import read_json
 from unicom_jax.sweeps.addresses import WATCHED, addresses, ancestors, digest, digest_of
+from unicom_jax.sweeps.scored import check_scores, suites_for
 from unicom_jax.sweeps.sweep import Sweep, variant_config
 
 STAGE, RUN = "stage", "run"  # kinds of jobs, and their folders with an "s"
@@ -44,6 +45,7 @@ class Job:
       config: what the folder's config.json begins as.
       alike: the same for jobs of equal work, whatever their seed.
       split, baseline: as of `Sweep`; a run with split "" is not scored.
+      suites: as of `unicom evaluate --suite`; "": the default ones.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Job:
     alike: str
     split: str = ""
     baseline: bool = False
+    suites: str = ""
 
     def folder(self, workdir: Path) -> Path:
         return workdir / f"{self.kind}s" / self.id
@@ -107,15 +110,23 @@ def make_plan(sweep: Sweep) -> Plan:
     """The plan of a sweep.
 
     Raises:
-      ConfigError: a variant that cannot be, two variants that are the same, or a score that no
-        variant can have.
+      ConfigError: a variant that cannot be, two variants or two seeds that are the same, or a score
+        that no variant can have.
     """
     jobs: dict[str, Job] = {}
-    runs, names = [], {}
+    runs, names, configs = [], {}, {}
     for name in sweep.variants:
+        trained: dict[tuple[str, ...], int] = {}
         for seed in sweep.seeds:
-            config = variant_config(sweep, name, seed)
+            config = configs[name] = variant_config(sweep, name, seed)
             stages = stage_jobs(config)
+            same = trained.setdefault(tuple(job.id for job in stages.values()), seed)
+            if same != seed:
+                raise ConfigError(
+                    f"the seeds {same} and {seed} of the variant {name} train the same weights, as "
+                    "every stage has a seed of its own; set STAGE.seed=-1 for the stages that are "
+                    "compared, or give one seed"
+                )
             jobs |= {job.id: job for job in stages.values() if job.id not in jobs}
             run = _run_job(sweep, name, config, stages)
             twin = names.setdefault((seed, run.id.rpartition("-")[2]), name)
@@ -124,6 +135,7 @@ def make_plan(sweep: Sweep) -> Plan:
                     f"the variants {twin} and {name} are the same; change or remove one of them"
                 )
             runs.append(Run(name, seed, run, _changes(sweep.config, config)))
+    check_scores(sweep.scores, configs.values())
     jobs |= {run.job.id: run.job for run in runs}
     return Plan(jobs, tuple(runs))
 
@@ -171,6 +183,9 @@ def _run_job(sweep: Sweep, name: str, config: ConfigDict, stages: Mapping[Occurr
         "split": split,
         "baseline": sweep.baseline,
     }
+    suites = suites_for(sweep.scores)
+    if suites:  # sweeps without them keep their addresses
+        about["suites"] = suites
     alike = {**about, "stages": [job.alike for job in stages.values()]}
     return Job(
         id=f"{name}-seed{config.seed}-{digest(about)[:SHORT]}",
@@ -181,6 +196,7 @@ def _run_job(sweep: Sweep, name: str, config: ConfigDict, stages: Mapping[Occurr
         alike=digest(alike),
         split=split,
         baseline=sweep.baseline,
+        suites=suites,
     )
 
 

@@ -1,24 +1,27 @@
 """What the jobs of a plan will take, before they start: CPU time and disk space.
 
 CPU time comes from the most similar job that is done: one of the same work (another seed), else a
-stage of any kind by its operations, else the speed of this machine's matrix products, of which
-training at this scale reaches about `EFFICIENCY`. Each process adds `START` for imports and
-compilation. What a run takes to be scored is not known before one of that kind was.
+stage of any kind by its operations, else, where JAX computes on a CPU, the speed of this machine's
+matrix products, of which training at this scale reaches about `EFFICIENCY`. Each process adds
+`START` for imports and compilation. What a run takes to be scored is not known before one of that
+kind was.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from unicom_jax.core.memory import computes_on_cpu
 from unicom_jax.core.module import iter_specs
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.planning.program import make_program
@@ -64,7 +67,7 @@ def predict(
     alike: dict[str, list[float]] = {}
     for id, found in done.items():
         alike.setdefault(jobs[id].alike, []).append(found["cpu_seconds"])
-    rate = _Once(lambda: _rate([done[id] for id in done if jobs[id].kind == STAGE]))
+    rate = functools.cache(lambda: _rate([done[id] for id in done if jobs[id].kind == STAGE]))
     counted: dict[str, float | None] = {}
     costs = {}
     for id, job in plan.jobs.items():
@@ -79,30 +82,21 @@ def predict(
         if job.alike not in counted:
             counted[job.alike] = flops_per_step(config, job.label)
         flops, steps = counted[job.alike], config[spec_of(job.label).name].steps
-        seconds = None if flops is None else START + steps * flops / rate()
+        known = flops is not None and rate() is not None
+        seconds = START + steps * flops / rate() if known else None
         costs[id] = Cost(seconds, False, nbytes)
     return costs
 
 
-class _Once:
-    """A function without arguments that is called at most once."""
-
-    def __init__(self, function: Callable[[], float]) -> None:
-        self._function, self._value = function, None
-
-    def __call__(self) -> float:
-        if self._value is None:
-            self._value = self._function()
-        return self._value
-
-
-def _rate(stages: list[Mapping[str, Any]]) -> float:
+def _rate(stages: list[Mapping[str, Any]]) -> float | None:
     """Operations per CPU second: of stages that are done, else a share of what matrix products
-    reach here."""
+    reach here; None where they are computed by an accelerator."""
     counted = [one for one in stages if one["flops_per_step"]]
     seconds = sum(max(one["cpu_seconds"] - START, 1.0) for one in counted)
     if counted:
         return sum(one["steps"] * one["flops_per_step"] for one in counted) / seconds
+    if not computes_on_cpu():
+        return None
     matrix = jnp.ones((PROBE, PROBE))
     product = jax.jit(lambda x: x @ x)
     product(matrix).block_until_ready()

@@ -35,7 +35,12 @@ from unicom_jax.sweeps.sweep import Sweep
 TEMPLATES = Path(__file__).parent / "templates"
 HUES = 7  # colours of variants in report.css
 STANDINGS = {SAME: "above", BETTER: "above", OPPOSITE: "below", WORSE: "below", UNDECIDED: "level"}
-AXES = {"step": "steps", "flops": "operations", "cpu_seconds": "CPU seconds"}
+AXES = {
+    "step": "steps",
+    "flops": "operations",
+    "cpu_seconds": "CPU seconds",
+    "device_seconds": "device seconds",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +130,12 @@ def _marks(one: Comparison, widest: float) -> dict[str, float]:
 
 
 def _curves(rows: Rows, variants: Sequence[str]) -> list[tuple[str, list[tuple[str, Markup]]]]:
-    """Each held-out metric of each stage over steps, operations and CPU time: (title, charts)."""
+    """Each held-out metric of each stage over steps, operations and time: (title, charts). Time is
+    that of devices where there is any."""
     titles = dict.fromkeys((row["stage"], row["metric"]) for row in rows if row["stage"])
+    on_devices = any(row["device_seconds"] is not None for row in rows)
+    left_out = "cpu_seconds" if on_devices else "device_seconds"
+    axes = {axis: words for axis, words in AXES.items() if axis != left_out}
     found = []
     for stage, metric in titles:
         own = [row for row in rows if (row["stage"], row["metric"]) == (stage, metric)]
@@ -135,7 +144,7 @@ def _curves(rows: Rows, variants: Sequence[str]) -> list[tuple[str, list[tuple[s
                 f"over {words}",
                 Markup(line_chart(_series(own, variants, axis), f"{metric}, {words}")),
             )
-            for axis, words in AXES.items()
+            for axis, words in axes.items()
         ]
         if any(svg for _, svg in charts):
             found.append((f"{stage}:{metric}", [(title, svg) for title, svg in charts if svg]))

@@ -8,8 +8,8 @@
 | status, reason | done, failed or unfinished; why it failed |
 | stage, step, metric, value | held-out metrics of stages, and scores with an empty stage |
 | low, high, n | 95% interval over test items and their number, of scores |
-| flops, cpu_seconds | of the run up to there; stages that it shares count in full |
-| tokens | that the stage has read up to there: slots, or patches of pictures |
+| flops, cpu_seconds, device_seconds | of the run up to there; stages that it shares count in full |
+| tokens | that the stage, of a score the last one, has read up to there: slots, or patches |
 | commit | of the code that trained the stage, or scored the run |
 
 A run without any number, because it failed or has not ended, is one row.
@@ -20,7 +20,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,13 @@ COLUMNS = {
     "flops": pa.float64(),
     "tokens": pa.float64(),
     "cpu_seconds": pa.float64(),
+    "device_seconds": pa.float64(),
     "commit": pa.string(),
     "overrides": pa.string(),
 }
 
-SPENT = ("cpu_seconds", "commit")  # columns in which two sweeps with equal results may differ
+USED = ("flops", "cpu_seconds", "device_seconds")
+SPENT = (*USED[1:], "commit")  # columns in which two sweeps with equal results may differ
 HELD_OUT = ("eval/", "generation/")  # metrics of stages that are of an evaluation
 Rows = list[dict[str, Any]]
 
@@ -83,25 +85,24 @@ def _rows_of_run(plan: Plan, workdir: Path, run: Run, reason: str, ended: bool) 
 
 
 def _measured(plan: Plan, workdir: Path, run: Run) -> Iterator[dict[str, Any]]:
-    folder, flops, seconds, step = run.job.folder(workdir), 0.0, 0.0, 0
+    folder, step, tokens = run.job.folder(workdir), 0, 0.0
+    used: dict[str, float | None] = dict.fromkeys(USED, 0.0)  # by the stages before
     for job in plan.needed(run):
         outcome = read_outcome(workdir, job.id)
-        steps, each = outcome["steps"], outcome["flops_per_step"]
+        steps, own = outcome["steps"], _used_by_stage(outcome)
         for row in read_lines(folder / job.label / "metrics.jsonl"):
-            share = row["step"] / steps
             spent = {
+                **_sum(used, own, row["step"] / steps),
                 "stage": job.label,
                 "step": row["step"],
-                "flops": None if None in (flops, each) else flops + each * row["step"],
                 "tokens": float(outcome["tokens_per_step"] * row["step"]),
-                "cpu_seconds": seconds + share * outcome["cpu_seconds"],
                 "commit": outcome["commit"],
             }
             for metric, value in row.items():
                 if metric.startswith(HELD_OUT) and isinstance(value, int | float):
                     yield {**spent, "metric": metric, "value": float(value)}
-        flops = None if None in (flops, each) else flops + each * steps
-        seconds, step = seconds + outcome["cpu_seconds"], steps
+        used, step = _sum(used, own), steps
+        tokens = float(outcome["tokens_per_step"] * steps)
     if run.job.split and not (folder / SCORES_FILE).is_file():
         raise ConfigError(
             f"{folder / SCORES_FILE} is missing, although the run is done; remove "
@@ -111,13 +112,33 @@ def _measured(plan: Plan, workdir: Path, run: Run) -> Iterator[dict[str, Any]]:
     about = {
         "stage": "",
         "step": step,
-        "flops": flops,
-        "cpu_seconds": seconds,
+        "tokens": tokens,
+        **used,
         "commit": read_outcome(workdir, run.job.id)["commit"],
     }
     for name in score_names(scores):
         facets = {facet: scores[f"{name}.{facet}"] for facet in ("low", "high", "n")}
         yield {**about, "metric": name, "value": scores[name], **facets}
+
+
+def _used_by_stage(outcome: Mapping[str, Any]) -> dict[str, float | None]:
+    """What a stage took; None: unknown, or on a CPU no device."""
+    each = outcome["flops_per_step"]
+    return {
+        "flops": None if each is None else each * outcome["steps"],
+        "cpu_seconds": outcome["cpu_seconds"],
+        "device_seconds": outcome.get("device_seconds"),
+    }
+
+
+def _sum(
+    before: Mapping[str, float | None], own: Mapping[str, float | None], share: float = 1.0
+) -> dict[str, float | None]:
+    """What a run used up to a share of a stage; None where one of the two is unknown."""
+    return {
+        name: None if None in (before[name], own[name]) else before[name] + share * own[name]
+        for name in USED
+    }
 
 
 def write_table(rows: Sequence[dict[str, Any]], workdir: Path) -> tuple[Path, Path]:

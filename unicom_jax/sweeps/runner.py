@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class Runner:
     Attributes:
       slots: jobs at once.
       minutes: CPU time of all jobs after which no further one is started.
+      others: ids of jobs outside of the plan whose time counts too: those of the other tasks of an
+        array.
     """
 
     plan: Plan
@@ -63,6 +65,7 @@ class Runner:
     slots: int
     console: Console
     minutes: float
+    others: Collection[str] = ()
     asked_to_stop: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
@@ -99,12 +102,19 @@ class Runner:
                 raise Stopped("stopped; run the same command to resume the sweep")
             if not left and not self.running:
                 return Ended(self.failed, ())
-            over = spent(outcomes) > 60 * self.minutes
+            over = len(self.running) < self.slots and self._is_over(outcomes)
             if over and not self.running:
                 return Ended(self.failed, tuple(job.id for job in left))
             if not (stopping or over):
                 self._start(left)
             time.sleep(self.look)
+
+    def _is_over(self, outcomes: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether the CPU time of the sweep is used up."""
+        seconds = spent(outcomes)
+        if self.others:
+            seconds += spent(read_outcomes(self.workdir, self.others))
+        return seconds > 60 * self.minutes
 
     def _ended(self, id: str) -> bool:
         return id in self.done or id in self.failed

@@ -166,6 +166,10 @@ def _check(sweep: Sweep) -> None:
                     f"a contrast names the variant {name!r}; variants are "
                     f"{', '.join(sweep.variants)}"
                 )
+        if contrast.better == contrast.worse:
+            raise ConfigError(
+                f"a contrast compares the variant {contrast.better!r} with itself; name two"
+            )
         if contrast.score not in sweep.scores:
             raise ConfigError(
                 f"a contrast names the score {contrast.score!r}, which is not in scores; add it"

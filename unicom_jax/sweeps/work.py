@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import rich.console
 
 from unicom_jax.core.memory import computes_on_cpu
@@ -94,7 +95,10 @@ def _attempt(workdir: Path, id: str, asked_to_stop: Callable[[], bool], spent: f
         status, facts["reason"] = FAILED, _reason(error)
     facts["attempts"] = before.get("attempts", 0) + 1
     facts["cpu_seconds"] = before.get("cpu_seconds", 0.0) + _cpu_seconds() - spent
-    facts["seconds"] = before.get("seconds", 0.0) + time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    facts["seconds"] = before.get("seconds", 0.0) + seconds
+    if not computes_on_cpu():
+        facts["device_seconds"] = before.get("device_seconds", 0.0) + seconds * jax.device_count()
     write_outcome(workdir, id, status=status, **facts)
     return status
 
@@ -136,7 +140,13 @@ def _join(workdir: Path, job: Job) -> dict[str, Any]:
             config = open_run(folder, None, ())
             prepare_compiler(config.xla_flags, folder, _cache(workdir))
             console = rich.console.Console(width=100)
-            run_evaluate(folder, console, split=job.split, baseline=job.baseline)
+            run_evaluate(
+                folder,
+                console,
+                split=job.split,
+                baseline=job.baseline,
+                suites=job.suites or None,
+            )
     return {"bytes": used_bytes(folder)}
 
 

@@ -14,7 +14,7 @@ from unicom_jax.config import ConfigError
 from unicom_jax.core.lora import BASE, Lora, adapters
 from unicom_jax.core.module import Specs, iter_specs
 from unicom_jax.core.transfer import Path
-from unicom_jax.runs.stages import noise_fold, spec_of
+from unicom_jax.runs.stages import noise_fold, seed_of, spec_of
 from unicom_jax.training.groups import Groups, read_groups
 from unicom_jax.training.optimizers import make_optimizer
 from unicom_jax.training.settings import check_on_mesh
@@ -74,7 +74,7 @@ def make_trainer(
         optimizer,
         schedule,
         mesh,
-        config.seed,
+        seed_of(config, label),
         settings.accumulate,
         settings.ema_decay,
         settings.ema_warmup,

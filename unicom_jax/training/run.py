@@ -47,7 +47,7 @@ from unicom_jax.runs.released import (
     given_folders,
     sources_of,
 )
-from unicom_jax.runs.stages import PARTS, START, Occurrence, select
+from unicom_jax.runs.stages import PARTS, START, Occurrence, seed_of, select
 from unicom_jax.runs.start import start_run
 from unicom_jax.runs.trained import check_order, furthest, source_label, starts_from
 from unicom_jax.runs.workdir import stage_steps
@@ -343,6 +343,10 @@ def _with_other_parts(
     if not sources and not given:
         return {}
     return initial_params(
-        specs, sources, config.seed, lambda specs: param_shardings(specs, mesh), given=given,
+        specs,
+        sources,
+        seed_of(config, label),
+        lambda specs: param_shardings(specs, mesh),
+        given=given,
         fresh=fresh,
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""Keys that every stage has: length, batches, optimiser, reports."""
+"""Keys that every stage has: length, batches, seed, optimiser, reports."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ LENGTH = {
         "whole batch.",
         least=1,
         resume=NEUTRAL,
+    ),
+}
+RANDOMNESS = {
+    "seed": Key(
+        -1,
+        "Seed of this stage's data, initial weights and noise; -1: that of the run.",
+        least=-1,
+        most=1_000_000,  # below the seeds of held-out scenes (`data_pipelines.build`)
+        before=-1,
     ),
 }
 OPTIMIZER = {
@@ -152,7 +161,7 @@ GUARDS = {
         resume=RECORDED,
     ),
 }
-TRAINING: dict[str, Key | Group] = LENGTH | OPTIMIZER | REPORTS | GUARDS
+TRAINING: dict[str, Key | Group] = LENGTH | RANDOMNESS | OPTIMIZER | REPORTS | GUARDS
 
 MIXTURE = Group(
     "Shares of the tasks among the documents, normalised to sum to 1.",
