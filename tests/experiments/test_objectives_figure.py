@@ -42,20 +42,44 @@ def draw(runs, *flags, figure="out.svg"):
 
 
 def test_a_step_has_its_share_of_the_time_after_the_start(runs, capsys):
-    draw(runs, f"--run=GRPO,{runs}/grpo,140", f"--before={runs}/before", "--start=20")
+    draw(runs, f"--run=GRPO,{runs}/grpo,140,{runs}/before", "--start=20")
     assert capsys.readouterr().out.splitlines()[2:] == [
-        "| NFT | 0 | 0.0 | 60.0% (50–69) |",
-        "| NFT | 10 | 0.7 | 61.0% (51–70) |",  # 20 s and a quarter of 80 s
-        "| NFT | 40 | 1.7 | 84.0% (76–90) |",
-        "| GRPO | 0 | 0.0 | 60.0% (50–69) |",
-        "| GRPO | 40 | 2.3 | 64.0% (54–73) |",
+        "| NFT | 1 | 10 | 0.7 | 61.0% (51–70) |",  # 20 s and a quarter of 80 s
+        "| NFT | 1 | 40 | 1.7 | 84.0% (76–90) |",
+        "| GRPO | 1 | 0 | 0.0 | 60.0% (50–69) |",
+        "| GRPO | 1 | 40 | 2.3 | 64.0% (54–73) |",
     ]
 
 
-def test_each_run_is_a_line_with_its_name(runs):
+@pytest.fixture
+def seeds(runs):
+    """Another seed of the first run, scored at the same steps."""
+    second = trained(runs / "second")
+    for step, correct in ((10, 71), (40, 82)):
+        evaluated(second, step, correct, f"scores-{step}.json")
+    return runs
+
+
+def test_runs_of_one_name_are_a_mean_with_their_range(seeds, capsys):
+    draw(seeds, f"--run=NFT,{seeds}/second,124")
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| NFT | 2 | 10 | 0.7 | 66.0% (61–71) |",
+        "| NFT | 2 | 40 | 1.9 | 83.0% (82–84) |",  # (100 s + 124 s) / 2
+    ]
+    assert "<!-- NFT, 2 seeds -->" in (seeds / "out.svg").read_text()
+
+
+def test_seeds_that_were_scored_at_different_steps_are_refused(seeds):
+    evaluated(seeds / "second", 20, 75, "scores-20.json")
+    with pytest.raises(SystemExit, match="NFT have scores at steps 10, 20, 40 and at 10, 40;"):
+        draw(seeds, f"--run=NFT,{seeds}/second,124")
+
+
+def test_each_name_is_a_line(runs):
     draw(runs, f"--run=GRPO,{runs}/grpo,140")
     drawn = (runs / "out.svg").read_text()
-    assert "<!-- NFT -->" in drawn and "<!-- GRPO -->" in drawn and "<!-- CPU minutes -->" in drawn
+    for text in ("NFT", "GRPO", "CPU minutes", "Scenes-GenEval (%)"):
+        assert f"<!-- {text} -->" in drawn
 
 
 @pytest.mark.parametrize(
@@ -65,7 +89,7 @@ def test_each_run_is_a_line_with_its_name(runs):
         (["--run=GRPO,{runs}/none,99"], "none has no scores.json; run unicom evaluate --workdir="),
         (["--score=unified/agreement"], "has no score unified/agreement"),
         (["--score=generation/overall.n"], "has no score generation/overall.n"),
-        (["--before={runs}/none"], "No such file"),
+        (["--run=GRPO,{runs}/grpo,99,{runs}/none"], "No such file"),
         (["--figure=out.xyz"], "--figure=out.xyz: Format 'xyz' is not supported"),
     ],
 )
@@ -83,10 +107,11 @@ def test_scores_of_two_stages_are_not_one_line(runs):
         draw(runs)
 
 
-def test_a_run_without_its_cpu_time_is_refused(runs, capsys):
+@pytest.mark.parametrize("rest", ["", ",fast", ",99,before,more"])
+def test_a_run_of_other_parts_is_refused(runs, capsys, rest):
     with pytest.raises(SystemExit):
-        draw(runs, f"--run=GRPO,{runs}/grpo")
-    assert "grpo is not NAME,WORKDIR,SECONDS" in capsys.readouterr().err
+        draw(runs, f"--run=GRPO,{runs}/grpo{rest}")
+    assert f"grpo{rest} is not NAME,WORKDIR,SECONDS or" in capsys.readouterr().err
 
 
 def test_scores_of_a_run_that_has_not_ended_are_not_placed(runs):
