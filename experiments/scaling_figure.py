@@ -49,6 +49,11 @@ def _colours(budgets: Sequence[float]) -> dict[float, tuple[float, ...]]:
     return dict(zip(budgets, map(tuple, shades), strict=True))
 
 
+def _operations(budget: float) -> str:
+    """A budget as the page writes it, such as 1.5e11."""
+    return f"{budget:.2g}".replace("e+", "e")
+
+
 def _draw_parabolas(ax: Axes, runs: Sequence[Run], laws: IsoFlop) -> None:
     for budget, colour in _colours(budgets_of(runs)).items():
         own = [run for run in runs if run.budget == budget]
@@ -56,7 +61,7 @@ def _draw_parabolas(ax: Axes, runs: Sequence[Run], laws: IsoFlop) -> None:
         ax.plot(sizes, [run.loss for run in own], ".", color=colour, markersize=4)
         xs = np.geomspace(min(sizes) / MARGIN, max(sizes) * MARGIN, 60)
         ys = [laws.parabolas[budget](x) for x in xs]
-        ax.plot(xs, ys, color=colour, linewidth=1, label=f"{budget:.0e}".replace("e+", "e"))
+        ax.plot(xs, ys, color=colour, linewidth=1, label=_operations(budget))
     for one in laws.optima:
         ax.plot(one.weights, one.loss, "*", color=HELD_OUT, markersize=9)
     ax.set_xscale("log")
@@ -82,6 +87,7 @@ def _draw_growth(ax: Axes, laws: IsoFlop) -> None:
             ax.annotate(label, (costs[-1], best[-1]), fontsize=SMALL, **below)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.margins(y=0.2)  # for the label below the lowest point
     ax.set_xlabel("operations C")
     ax.set_ylabel("best weights N*, their tokens D*")
 

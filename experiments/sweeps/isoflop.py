@@ -3,16 +3,16 @@
     unicom sweep run experiments/sweeps/isoflop.py --jobs=2 --workdir=runs/isoflop
     python -m experiments.scaling --workdir=runs/isoflop
 
-Four budgets of operations, five widths each, three seeds: every model is trained for as many steps
-as its budget pays for, and its held-out losses of text and of drawing make two parabolas from the
-same runs. Learning rate, decay and epsilon were tuned at width 48 and 400 steps (`isoflop_rate`)
-and are rescaled for each width and length (`unified.tuned_at`, `tuned_steps`); else badly tuned
-large models would tilt the parabolas. All runs of a seed are evaluated on the same rows, flow times
-and noise. The variant `held_out` has four times the largest budget and is left out of the fits,
-which predict it.
+Four budgets of operations, five or six widths each, three seeds: every model is trained for as many
+steps as its budget pays for, and its held-out losses of text and of drawing make two parabolas from
+the same runs. Learning rate, decay and epsilon were tuned at width 48 and 400 steps
+(`isoflop_rate`) and are rescaled for each width and length (`unified.tuned_at`, `tuned_steps`);
+else badly tuned large models would tilt the parabolas. All runs have the same encoder and codec,
+and all runs of a seed are evaluated on the same rows, flow times and noise. The variant `held_out`
+has four times the largest budget and is left out of the fits, which predict it.
 
 arXiv 2603.03276 reports N* growing as C^.47 for language and C^.37 for vision, from 6e18 operations
-on, more than ten million times the budgets here. What was run and found is in docs/scaling.md.
+on, five million times the largest budget here. What was run and found is in docs/scaling.md.
 """
 
 from __future__ import annotations

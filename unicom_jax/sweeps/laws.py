@@ -259,8 +259,8 @@ def level_seeds(losses: Mapping[tuple[str, int], float]) -> dict[tuple[str, int]
     """Losses by (variant, seed), without the factor by which all losses of a seed differ from those
     of the others.
 
-    Seeds can have encoders of their own, and so latents that are easier or harder to predict. The
-    factors come from the variants that all seeds have.
+    Seeds are measured on held-out rows of their own, and can have encoders of their own, so what they
+    predict can be easier or harder. The factors come from the variants that all seeds have.
 
     Raises:
       ValueError: there is no such variant.
