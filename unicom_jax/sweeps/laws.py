@@ -259,7 +259,7 @@ def level_seeds(losses: Mapping[tuple[str, int], float]) -> dict[tuple[str, int]
     """Losses by (variant, seed), without the factor by which all losses of a seed differ from those
     of the others.
 
-    Seeds are measured on held-out rows of their own, and can have encoders of their own, so what they
+    Seeds are measured on their own held-out rows, and can have their own encoders, so what they
     predict can be easier or harder. The factors come from the variants that all seeds have.
 
     Raises:
