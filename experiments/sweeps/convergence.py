@@ -17,10 +17,9 @@ training picture shows, so the mean of all categories says little.
 `pathways` and `align` have the same base. With one workdir for all three, they share encoders and
 codecs.
 
-On two cores of an AMD EPYC that other jobs shared it took 15 minutes of CPU time without `d32`,
-which was added later, and no difference was decided: docs/science.md has the figures. Once the
-sweep is done, `python -m experiments.steps_to_drawing` prints after how many steps, and operations,
-a quarter and half of the drawings are correct.
+On two cores of an AMD EPYC that other jobs shared it took 19 minutes of CPU time, and no difference
+was decided: docs/science.md has the figures. `python -m experiments.steps_to_drawing` prints after
+how many steps, and operations, a quarter and half of the drawings are correct.
 """
 
 from __future__ import annotations
