@@ -5,8 +5,9 @@
 UniCom reconstructs ImageNet from 1024 tokens of 1152 features with 23.26 dB, from 256 such tokens
 with 20.29 dB, and from 1024 latents of 64 channels, made by an attention compressor, with 22.61 dB.
 Here a picture has 16 tokens of 64 features. `tokens` has a quarter of the tokens (2 x 2 of them in
-one), `attention` a quarter of the channels, so both have 256 scalars. A model is trained to answer
-questions from each kind of latents.
+one), `attention` a quarter of the channels, so both have 256 scalars; `few` has a sixteenth of the
+channels, 64 scalars, a quarter of those of `tokens`. A model is trained to answer questions from
+each kind of latents.
 
 The base of this sweep, `get_config`, is a small world for the sweeps about claims: scenes of one
 large object at 32 px, three shapes and four letters in four colours, and models that are trained
@@ -37,6 +38,7 @@ def get_sweep() -> Sweep:
             "full": {"codec.compressor": "identity"},
             "tokens": {"codec.compressor": "pool", "codec.pool": 2},
             "attention": {"codec.latent_dim": 16},
+            "few": {"codec.latent_dim": 4},
         },
         seeds=(0, 1, 2),
         scores=(PSNR, KID, AGREEMENT, ANSWERED, "pretrain:eval/text"),
@@ -46,6 +48,9 @@ def get_sweep() -> Sweep:
             Contrast(AGREEMENT, better="attention", worse="tokens"),
             Contrast(ANSWERED, better="attention", worse="tokens"),
             Contrast(PSNR, better="full", worse="attention", paper="+0.65 dB"),
+            Contrast(PSNR, better="few", worse="tokens"),
+            Contrast(AGREEMENT, better="few", worse="tokens"),
+            Contrast(ANSWERED, better="few", worse="tokens"),
         ),
         minutes=40,
     )
