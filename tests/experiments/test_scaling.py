@@ -53,7 +53,7 @@ def runs_of(rows, score):
 
 def test_the_last_evaluation_of_every_run_is_read():
     grid, held_out = runs_of(list(table(isoflop.TEXT)), isoflop.TEXT)
-    assert len(grid) == 2 * 20 and len(held_out) == 2
+    assert len(grid) == 2 * len(scaling.GRID) and len(held_out) == 2
     assert {run.budget for run in grid} == set(isoflop.WIDTHS)
     assert all(run.weights * run.tokens * 6 == pytest.approx(run.budget) for run in grid)
 
