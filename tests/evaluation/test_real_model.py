@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import gc
 import inspect
+import io
+import shutil
 import weakref
 
 import chex
 import jax
 import pytest
+from rich.console import Console
 
 from tests.evaluation.helpers import examples
 from tests.runs.workdirs import write_run
+from unicom_jax.config import ConfigError
+from unicom_jax.evaluation.command import run_evaluate
 from unicom_jax.evaluation.protocol import Encoder, UnifiedModel
 from unicom_jax.evaluation.reconstruction import evaluate_reconstruction
 from unicom_jax.evaluation.suite import EvaluationConfig
@@ -71,3 +76,22 @@ def test_the_encoder_that_stays_holds_no_other_weights(workdir):
     assert set(encoder.params) == {"vision"}
     assert encoder.fingerprint == Generator.load(workdir).encoder.fingerprint
     chex.assert_trees_all_equal(encoder.features([examples(1)[0].image]), expected)
+
+
+@pytest.mark.parametrize("autoencoder", ["", "small"])
+def test_before_a_model_is_trained_the_codec_is_scored_as_with_it(autoencoder, tmp_path):
+    """A codec that paints pixels, and one that paints latents of a given autoencoder."""
+    counts = {"prompts": 0, "questions": 0, "edits": 0, "pictures": 4}
+    settings = {f"evaluation__{name}": count for name, count in counts.items()}
+    workdir = write_run(tmp_path / "run", codec__autoencoder__path=autoencoder, **settings)
+    printed = Console(file=io.StringIO(), width=200)
+    whole = run_evaluate(workdir, printed, suites="reconstructions")
+    shutil.rmtree(workdir / "pretrain")
+    assert run_evaluate(workdir, printed) == whole
+    assert "no unified model was trained: only the codec is scored" in printed.file.getvalue()
+    scores = {"psnr", "psnr.untrained", "kid", "agreement"}
+    assert {f"reconstruction/{name}" for name in scores} <= whole.keys()
+    with pytest.raises(ConfigError, match="the codec alone only reconstructs"):
+        run_evaluate(workdir, printed, suites="edits")
+    with pytest.raises(ValueError, match="--step=7 chooses a checkpoint of the unified model"):
+        run_evaluate(workdir, printed, step="7")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,10 @@ from unicom_jax.evaluation.scenes import scenes_data
 from unicom_jax.evaluation.scores import print_scores
 from unicom_jax.evaluation.suite import FEWEST, EvaluationConfig
 from unicom_jax.inference.generator import Generator
-from unicom_jax.inference.reconstructor import Reconstructor
-from unicom_jax.models.paint_space import AUTOENCODER
-from unicom_jax.runs.autoencoder import has_trained
+from unicom_jax.inference.reconstructor import Reconstructor, trained_alone
 from unicom_jax.runs.checkpoint import chosen_step
 from unicom_jax.runs.data import source_changes
-from unicom_jax.runs.stages import UNIFIED
-from unicom_jax.runs.trained import furthest, source_label
+from unicom_jax.runs.trained import source_label
 from unicom_jax.runs.weights import describe, steps_in_use
 
 
@@ -48,7 +46,8 @@ def run_evaluate(
 ) -> dict[str, float | int | None]:
     """Scores the weights of a run, then the same model untrained; prints the table.
 
-    A run that trained only an autoencoder is scored on the reconstructions.
+    A run that has trained no unified model, but a codec or an autoencoder, is scored on the
+    reconstructions.
 
     Args:
       step: that of the unified model, as for `Generator.load`.
@@ -67,18 +66,19 @@ def run_evaluate(
     if best_of < 1:
         raise ConfigError(f"--best-of={best_of}: give at least 1")
     settings = dataclasses.replace(EvaluationConfig.of(config), best_of=best_of)
-    model = Generator
-    if autoencoder_alone(config, workdir):
+    load, untrained = Generator.load, Generator.untrained
+    if part := trained_alone(config, workdir):
         if only and "reconstructions" not in only:
             raise ConfigError(
-                f"--suite={suites}: no unified model was trained, and an autoencoder alone only "
+                f"--suite={suites}: no unified model was trained, and the {part} alone only "
                 "reconstructs; use --suite=reconstructions"
             )
-        console.print("no unified model was trained: only the autoencoder is scored")
+        console.print(f"no unified model was trained: only the {part} is scored")
         settings = dataclasses.replace(settings, prompts=0, questions=0, edits=0)
-        model, only = Reconstructor, ("reconstructions",)
-        label = source_label(config, workdir, AUTOENCODER)
-        used |= {AUTOENCODER: (label, chosen_step(workdir, label))}
+        load = functools.partial(Reconstructor.load, part=part)
+        untrained = functools.partial(Reconstructor.untrained, part=part)
+        label, only = source_label(config, workdir, part), ("reconstructions",)
+        used |= {part: (label, chosen_step(workdir, label))}
     trained_on = evaluates_on_training_data(config)
     if trained_on:
         console.print(
@@ -101,8 +101,8 @@ def run_evaluate(
         "checkpoints": {part: f"{stage} {number}" for part, (stage, number) in used.items()},
     }
     flat = evaluate(
-        lambda: model.load(workdir, step),
-        (lambda: model.untrained(config, tokenizer)) if baseline else None,
+        lambda: load(workdir, step),
+        (lambda: untrained(config, tokenizer)) if baseline else None,
         settings,
         workdir,
         only=only,
@@ -131,11 +131,6 @@ def chosen_suites(names: str | None) -> tuple[str, ...] | None:
             known = ", ".join((*SUITES, "all"))
             raise ConfigError(f"--suite={names}: {name!r} is unknown; choose from {known}")
     return chosen
-
-
-def autoencoder_alone(config: Mapping[str, Any], workdir: Path) -> bool:
-    """Whether a run has so far trained only an autoencoder and no model."""
-    return has_trained(config, workdir) and furthest(config, workdir, UNIFIED.part) is None
 
 
 def data_of(

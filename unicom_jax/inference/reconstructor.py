@@ -37,9 +37,15 @@ from unicom_jax.inference.canvas import Canvas, canvas_of
 from unicom_jax.inference.picture_encoder import PictureEncoder, encoder_in
 from unicom_jax.inference.requests import as_pictures
 from unicom_jax.models.latent_codec import AutoencoderCodec
+from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.runs import autoencoder, weights
+from unicom_jax.runs.stages import UNIFIED, in_model
 from unicom_jax.runs.trained import furthest
+
+# What a codec needs: itself, the encoder whose features it codes, and a given autoencoder in whose
+# latents it paints.
+CODEC_TREES = ("codec", weights.EYE, AUTOENCODER)
 
 
 @dataclasses.dataclass(eq=False)
@@ -61,9 +67,18 @@ class Reconstructor:
         self.batch_size = self.batch_size or self.config["evaluation"]["batch_size"]
 
     @classmethod
-    def load(cls, workdir: str | Path, step: str = "", mesh: str | None = None) -> Reconstructor:
-        """The autoencoder that a run trained, and its encoder if it has one; arguments and errors
-        as for `Generator.load`.
+    def load(
+        cls,
+        workdir: str | Path,
+        step: str = "",
+        mesh: str | None = None,
+        part: str = AUTOENCODER,
+    ) -> Reconstructor:
+        """The codec or autoencoder that a run trained, and its encoder if it has one; arguments and
+        errors as for `Generator.load`.
+
+        Args:
+          part: which of the two, as from `trained_alone`.
 
         Raises:
           ValueError: `step` is given, which selects a step of the unified model.
@@ -76,11 +91,14 @@ class Reconstructor:
         workdir, devices = as_path(workdir), make_mesh(mesh or "fsdp=-1", jax.devices())
         config, _ = weights.describe(workdir)
         params: dict[str, Params] = {}
-        params["codec"] = autoencoder.load_trained(config, workdir, mesh=devices)
-        if furthest(config, workdir, VISION.part):
-            only = (weights.EYE,)
+        trees = CODEC_TREES
+        if part == AUTOENCODER:
+            params["codec"] = autoencoder.load_trained(config, workdir, mesh=devices)
+            trees = (weights.EYE,) if furthest(config, workdir, VISION.part) else ()
+        for tree in trees:
+            only = (tree,)
             params |= weights.restore(workdir, config, only=only, mesh=devices, for_use=True)
-        return cls(config, params, _of_autoencoder(config, devices))
+        return cls(config, params, _models(config, devices, part))
 
     @classmethod
     def untrained(
@@ -89,14 +107,17 @@ class Reconstructor:
         tokenizer: Tokenizer | None = None,
         seed: int = 0,
         mesh: str | None = None,
+        part: str = AUTOENCODER,
     ) -> Reconstructor:
-        """The same autoencoder with random weights; arguments as for `Generator.untrained`, but
-        the tokenizer is not used."""
+        """The same with random weights; arguments as for `Generator.untrained` and `load`, but the
+        tokenizer is not used."""
         del tokenizer
         devices = make_mesh(mesh or "fsdp=-1", jax.devices())
-        params: dict[str, Params] = {}
-        params["codec"] = autoencoder.fresh_autoencoder(config, seed, devices)
-        return cls(config, params, _of_autoencoder(config, devices))
+        if part == AUTOENCODER:
+            params = {"codec": autoencoder.fresh_autoencoder(config, seed, devices)}
+        else:
+            params = weights.untrained(config, seed, devices, only=CODEC_TREES)
+        return cls(config, params, _models(config, devices, part))
 
     @cached_property
     def sequence(self) -> SequenceConfig:
@@ -180,8 +201,19 @@ class Reconstructor:
         return asked or self.config["codec"]["sample_steps"]
 
 
-def _of_autoencoder(config: Mapping[str, Any], mesh: Mesh) -> engine.Models:
-    """The models of a run that use its own autoencoder as the codec of pictures."""
+def trained_alone(config: Mapping[str, Any], workdir: Path) -> str | None:
+    """What a run without a unified model can reconstruct with: its "codec", else its "autoencoder";
+    None: the run has a unified model, or neither of the two."""
+    if furthest(config, workdir, UNIFIED.part):
+        return None
+    own = in_model(config)["codec"].part
+    return next((part for part in (own, AUTOENCODER) if furthest(config, workdir, part)), None)
+
+
+def _models(config: Mapping[str, Any], mesh: Mesh, part: str) -> engine.Models:
+    """The models of a run; its own autoencoder is the codec of pictures if it is the `part`."""
+    if part != AUTOENCODER:
+        return engine.Models.of(config, mesh)
     space = space_of(config, build_autoencoder(config), autoencoder.canvas_of(config))
     codec = AutoencoderCodec(space)
     return dataclasses.replace(engine.Models.of(config, mesh), codec=codec, space=pixels(config))

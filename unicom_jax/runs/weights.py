@@ -261,10 +261,15 @@ def abstract_weights(
     return fill_specs(specs, {path: leaf(path, spec) for path, spec in iter_specs(specs)})
 
 
-def untrained(config: Mapping[str, Any], seed: int, mesh: Mesh | None = None) -> dict[str, Params]:
+def untrained(
+    config: Mapping[str, Any], seed: int, mesh: Mesh | None = None, only: Collection[str] = ()
+) -> dict[str, Params]:
     """Random weights of the modules of `config`, and of a given autoencoder, sharded over `mesh`.
 
     They have the dtypes of a trained model in inference, so both use the same memory and programs.
+
+    Args:
+      only: the trees to make; (): all.
     """
 
     def fresh(module: Module, tree: str, key: jax.Array) -> Params:
@@ -279,4 +284,5 @@ def untrained(config: Mapping[str, Any], seed: int, mesh: Mesh | None = None) ->
     modules, own = modules_in_use(config), in_model(config)
     keys = dict(zip(own, jax.random.split(jax.random.key(seed), len(own)), strict=True))
     keys[AUTOENCODER] = jax.random.fold_in(keys["codec"], 1)
-    return {tree: fresh(module, tree, keys[tree]) for tree, module in modules.items()}
+    wanted = [tree for tree in modules if tree in only or not only]
+    return {tree: fresh(modules[tree], tree, keys[tree]) for tree in wanted}
