@@ -3,13 +3,13 @@
     unicom sweep run experiments/sweeps/isoflop.py --jobs=2 --workdir=runs/isoflop
     python -m experiments.scaling --workdir=runs/isoflop
 
-Four budgets of operations, five or six widths each, three seeds: every model is trained for as many
+Five budgets of operations, five or six widths each, three seeds: every model is trained for as many
 steps as its budget pays for, and its held-out losses of text and of drawing make two parabolas from
 the same runs. Learning rate, decay and epsilon were tuned at width 48 and 400 steps
 (`isoflop_rate`) and are rescaled for each width and length (`unified.tuned_at`, `tuned_steps`);
 else badly tuned large models would tilt the parabolas. All runs have the same encoder and codec,
-and all runs of a seed are evaluated on the same rows, flow times and noise. The variant `held_out`
-has four times the largest budget and is left out of the fits, which predict it.
+and all runs of a seed are evaluated on the same rows, flow times and noise. The variants `held_out`
+have two and four times the largest budget and are left out of the fits, which predict them.
 
 arXiv 2603.03276 reports N* growing as C^.47 for language and C^.37 for vision, from 6e18 operations
 on, five million times the largest budget here. What was run and found is in docs/scaling.md.
@@ -31,8 +31,10 @@ WIDTHS = {
     3e11: (16, 32, 48, 64, 96),
     6e11: (16, 32, 48, 64, 96, 128),
     1.2e12: (16, 32, 48, 64, 96, 128),
+    2.4e12: (32, 48, 64, 96, 128),
 }
-HELD_OUT, HELD_OUT_WIDTH = 4 * max(WIDTHS), 96
+HELD_OUT_WIDTH = 96
+HELD_OUT = {f"held_out_{times}x": times * max(WIDTHS) for times in (2, 4)}  # operations
 TUNED_WIDTH, TUNED_STEPS = 48, 400
 TEXT, FLOW = "pretrain:eval/text", "pretrain:eval/flow"
 
@@ -71,7 +73,8 @@ def _cost(width: int) -> float:
 def get_sweep() -> Sweep:
     grid = [(budget, width) for budget, widths in WIDTHS.items() for width in widths]
     variants = {variant_name(*point): variant(*point) for point in grid}
-    variants["held_out"] = variant(HELD_OUT, HELD_OUT_WIDTH)
+    for name, budget in HELD_OUT.items():
+        variants[name] = variant(budget, HELD_OUT_WIDTH)
     return Sweep(
         claim="The best size of a model grows more slowly with its cost for drawing than for text.",
         config=get_config(),
@@ -79,7 +82,7 @@ def get_sweep() -> Sweep:
         seeds=(0, 1, 2),
         scores=(TEXT, FLOW),
         contrasts=(),
-        minutes=180,
+        minutes=240,
         split="development",
     )
 
