@@ -2,7 +2,8 @@
 
 loss against weights, a parabola for each budget, with its minimum
 the best weights and their tokens against operations
-the loss of every run beside what the surface predicts, the held-out run included
+the loss of every run of a large budget beside what the surface of these predicts, and of the
+held-out runs
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 
-from unicom_jax.sweeps.laws import IsoFlop, Run, budgets_of, fit_surface, iso_flop
+from unicom_jax.sweeps.laws import IsoFlop, Run, at_least, budgets_of, fit_surface, iso_flop
 
 INK, FAINT, HELD_OUT = "#1f2933", "#9aa5b1", "#c81e5b"
 SMALL = 8  # points
@@ -25,20 +26,21 @@ MARGIN = 1.15  # how far fits are drawn beyond what was measured
 Runs = tuple[Sequence[Run], Sequence[Run]]  # of the grid, and held out
 
 
-def draw(found: Mapping[str, Runs], path: Path) -> None:
+def draw(found: Mapping[str, Runs], large: float, path: Path) -> None:
     """Writes a figure in the format of the path's ending.
 
     Args:
       found: the runs of the grid and the held-out ones, by the name of their loss.
+      large: budgets from this one on predict the held-out runs.
     """
     figure = Figure(figsize=(11, 3.4 * len(found)), facecolor="white", layout="constrained")
     rows = figure.subplots(len(found), 3, squeeze=False)
     for axes, (name, (grid, held_out)) in zip(rows, found.items(), strict=True):
-        laws = iso_flop(grid)
-        _draw_parabolas(axes[0], grid, laws)
+        laws, colours = iso_flop(grid), _colours(budgets_of(grid))
+        _draw_parabolas(axes[0], grid, laws, colours)
         axes[0].set_ylabel(f"loss of {name}")
         _draw_growth(axes[1], laws)
-        _draw_prediction(axes[2], grid, held_out)
+        _draw_prediction(axes[2], at_least(large, grid), held_out, colours)
         for ax in axes:
             style(ax)
     figure.savefig(path, dpi=130)
@@ -54,8 +56,10 @@ def _operations(budget: float) -> str:
     return f"{budget:.2g}".replace("e+", "e")
 
 
-def _draw_parabolas(ax: Axes, runs: Sequence[Run], laws: IsoFlop) -> None:
-    for budget, colour in _colours(budgets_of(runs)).items():
+def _draw_parabolas(
+    ax: Axes, runs: Sequence[Run], laws: IsoFlop, colours: Mapping[float, tuple[float, ...]]
+) -> None:
+    for budget, colour in colours.items():
         own = [run for run in runs if run.budget == budget]
         sizes = [run.weights for run in own]
         ax.plot(sizes, [run.loss for run in own], ".", color=colour, markersize=4)
@@ -92,19 +96,27 @@ def _draw_growth(ax: Axes, laws: IsoFlop) -> None:
     ax.set_ylabel("best weights N*, their tokens D*")
 
 
-def _draw_prediction(ax: Axes, grid: Sequence[Run], held_out: Sequence[Run]) -> None:
+def _draw_prediction(
+    ax: Axes,
+    grid: Sequence[Run],
+    held_out: Sequence[Run],
+    colours: Mapping[float, tuple[float, ...]],
+) -> None:
     surface = fit_surface(grid)
-    for budget, colour in _colours(budgets_of(grid)).items():
+    for budget in budgets_of(grid):
         own = [run for run in grid if run.budget == budget]
         fitted = [surface(run.weights, run.tokens) for run in own]
-        ax.plot(fitted, [run.loss for run in own], ".", color=colour, markersize=4)
-    predicted = [surface(run.weights, run.tokens) for run in held_out]
-    measured = [run.loss for run in held_out]
-    ax.plot(predicted, measured, "D", color=HELD_OUT, markersize=5, label="held out")
-    every = [*predicted, *measured, *(run.loss for run in grid)]
+        ax.plot(fitted, [run.loss for run in own], ".", color=colours[budget], markersize=4)
+    for budget, marker in zip(budgets_of(held_out), "DsX", strict=False):
+        own = [run for run in held_out if run.budget == budget]
+        predicted = [surface(run.weights, run.tokens) for run in own]
+        label = f"held out, {_operations(budget)}"
+        losses = [run.loss for run in own]
+        ax.plot(predicted, losses, marker, color=HELD_OUT, markersize=5, label=label)
+    every = [run.loss for run in (*grid, *held_out)]
     ends = [min(every), max(every)]
     ax.plot(ends, ends, color=FAINT, linewidth=1, zorder=0, label="exact")
-    ax.set_xlabel("loss that the surface predicts")
+    ax.set_xlabel("loss that the surface of large budgets predicts")
     ax.set_ylabel("measured loss")
     ax.legend(fontsize=SMALL, frameon=False)
 

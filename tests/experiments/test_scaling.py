@@ -27,10 +27,10 @@ def sizes(monkeypatch):
 
 
 def table(score, law=TRUE):
-    """Rows of the sweep's grid and its held-out run, two evaluations and two seeds each."""
+    """Rows of the sweep's grid and its held-out runs, two evaluations and two seeds each."""
     stage, metric = score.split(":")
     grid = [(budget, width, name) for name, (budget, width) in scaling.GRID.items()]
-    grid.append((isoflop.HELD_OUT, isoflop.HELD_OUT_WIDTH, "held_out"))
+    grid += [(budget, isoflop.HELD_OUT_WIDTH, name) for name, budget in isoflop.HELD_OUT.items()]
     for budget, width, name in grid:
         weights = 30 * width**2
         for seed in (0, 1):
@@ -53,7 +53,7 @@ def runs_of(rows, score):
 
 def test_the_last_evaluation_of_every_run_is_read():
     grid, held_out = runs_of(list(table(isoflop.TEXT)), isoflop.TEXT)
-    assert len(grid) == 2 * len(scaling.GRID) and len(held_out) == 2
+    assert len(grid) == 2 * len(scaling.GRID) and len(held_out) == 4
     assert {run.budget for run in grid} == set(isoflop.WIDTHS)
     assert all(run.weights * run.tokens * 6 == pytest.approx(run.budget) for run in grid)
 
@@ -65,7 +65,7 @@ def test_a_seed_with_other_latents_does_not_move_the_fits():
     assert np.ptp(np.divide(shifted, plain)) < 1e-6
 
 
-def test_the_summary_has_exponents_and_the_prediction_of_the_held_out_run(monkeypatch):
+def test_the_summary_has_exponents_and_predictions_of_the_held_out_runs(monkeypatch):
     monkeypatch.setattr(scaling, "RESAMPLES", 4)
     grid, held_out = runs_of(list(table(isoflop.FLOW)), isoflop.FLOW)
     text = "\n".join(scaling.summary("drawing", grid, held_out))
@@ -74,8 +74,24 @@ def test_the_summary_has_exponents_and_the_prediction_of_the_held_out_run(monkey
     assert re.search(
         r"a = 0\.(4|5)\d \[.*\] from parabolas, 0\.50 \[0\.50, 0\.50\].*; b = 0\.(4|5)\d \[", text
     )
-    assert f"held-out run of {isoflop.HELD_OUT:.1e} operations" in text
-    assert "+0.0%, within 2%" in text or "-0.0%, within 2%" in text
+    for budget in isoflop.HELD_OUT.values():
+        for first in (min(isoflop.WIDTHS), scaling.LARGE):
+            begins = f"held-out run of {budget:.1e} operations, from budgets of {first:.1e} on: "
+            (line,) = (line for line in text.splitlines() if line.startswith(begins))
+            assert re.search(r"\(2 seeds\): [+-]0\.0%, within 2%$", line)
+
+
+def test_large_budgets_are_fitted_without_the_small_ones(monkeypatch):
+    """Which do not mislead the prediction then."""
+    monkeypatch.setattr(scaling, "RESAMPLES", 4)
+    small = {name for name, (budget, _) in scaling.GRID.items() if budget < scaling.LARGE}
+    rows = [
+        {**row, "value": row["value"] * (1.3 if row["variant"] in small else 1)}
+        for row in table(isoflop.TEXT)
+    ]
+    lines = scaling.summary("text", *runs_of(rows, isoflop.TEXT))
+    whole, large = [line for line in lines if line.startswith("held-out run")][:2]
+    assert whole.endswith("NOT within 2%") and large.endswith("0.0%, within 2%")
 
 
 def test_an_exponent_that_the_runs_do_not_determine_is_said_to_be_unknown(monkeypatch):

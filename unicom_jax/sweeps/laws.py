@@ -118,6 +118,11 @@ def budgets_of(runs: Sequence[Run]) -> list[float]:
     return sorted({run.budget for run in runs})
 
 
+def at_least(budget: float, runs: Sequence[Run]) -> list[Run]:
+    """The runs with this budget or a larger one."""
+    return [run for run in runs if run.budget >= budget]
+
+
 def _parabola(runs: Sequence[Run]) -> Parabola:
     sizes = np.log([run.weights for run in runs])
     if len(np.unique(sizes)) < 3:
