@@ -15,7 +15,6 @@ import rich.table
 from rich.console import Console
 
 from unicom_jax.config import ConfigError
-from unicom_jax.core.memory import computes_on_cpu
 from unicom_jax.core.paths import as_path, is_remote
 from unicom_jax.evaluation.report import duration
 from unicom_jax.runs.lock import is_locked
@@ -44,6 +43,7 @@ from unicom_jax.sweeps.predict import (
     UNKNOWN,
     Cost,
     predict,
+    unit_of_time,
 )
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import rows_of, write_table
@@ -159,7 +159,7 @@ def print_plan(sweep: Sweep, plan: Plan, workdir: Path, console: Console) -> Non
     ended = {id: outcomes.get(id, {}) for id in plan.jobs}
     old = all_outdated(plan, workdir, ended)
     done = {id for id, one in ended.items() if one.get("status") == DONE and id not in old}
-    of_time = "CPU time" if computes_on_cpu() else "device time"
+    of_time = "CPU time" if unit_of_time() == "cpu_seconds" else "device time"
     numbers = ("seeds", f"own {of_time}", f"shared {of_time}")
     table = _table("variant", "seeds", "trains alone", "shares", *numbers[1:], numbers=numbers)
     for variant in dict.fromkeys(run.variant for run in plan.runs):

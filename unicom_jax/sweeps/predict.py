@@ -41,7 +41,7 @@ from unicom_jax.training.flops import step_flops
 FINISHED = "from finished ones"
 MEASURED = "from measured steps"
 COUNTED = "by their operations"
-PLANNED = "as planned"
+PLANNED = "from the plan of their steps"
 NOTHING, UNKNOWN = "nothing to compute", "unknown"
 EFFICIENCY = 0.1  # share of the speed of large matrix products
 START = 15.0  # CPU seconds of a process besides its steps
