@@ -54,7 +54,7 @@ from unicom_jax.training.stopping import Stopped
 FOLDER = "measured"  # in a sweep's workdir
 MISSED = "/jax/compilation_cache/cache_misses"  # JAX has compiled a program and kept it
 APART = 2  # every second step is followed by an evaluation and a drawing, where a stage has them
-TRIES = 3  # processes of a stage: a rare trace differs from the one before, and compiles again
+TRIES = 3  # processes of a stage, the last of which is measured even if it compiles
 LEAST, MOST, SECONDS = 5, 50, 3.0  # steps that are measured: more until they took these seconds
 
 
@@ -94,10 +94,11 @@ def measure_stages(
       known: `Job.alike` of stages that need not be measured.
     """
     known = {*known, *read_measured(workdir, plan)}
-    for job in plan.jobs.values():
-        if job.kind != STAGE or job.alike in known:
-            continue
-        known.add(job.alike)
+    stages = {job.alike: job for job in plan.jobs.values() if job.kind == STAGE}
+    stages = {alike: job for alike, job in stages.items() if alike not in known}
+    if stages:
+        console.print(f"measuring {len(stages)} stages")
+    for job in stages.values():
         try:
             found = _measured(job, workdir)
         except NotMeasured as error:
@@ -136,10 +137,11 @@ def _in_process(job: Job, workdir: Path, patience: int) -> Measured:
     command = [sys.executable, "-m", "unicom_jax.sweeps.measure", str(workdir), str(patience)]
     given = json.dumps(dataclasses.asdict(job))
     done = subprocess.run(command, input=given, capture_output=True, text=True)
-    last = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()[-1:]
-    if done.returncode:
-        raise NotMeasured(last[0] if last else f"its process ended with {done.returncode}")
-    return Measured(**json.loads(last[0]))
+    if done.returncode == 0:
+        return Measured(**json.loads(done.stdout.splitlines()[-1]))
+    if done.returncode != 1:  # killed, for example for its memory
+        raise NotMeasured(f"its process ended with exit status {done.returncode}")
+    raise NotMeasured(done.stderr.strip().splitlines()[-1])
 
 
 # ---- the process that measures -----------------------------------------------------------------

@@ -75,8 +75,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="predict the time of each distinct stage from a few of its steps (a minute of CPU "
-        "time or more for each), and print the plan before it starts",
+        help="predict the time of each distinct stage from a few of its steps, which takes half a "
+        "minute or more for each, and print the plan before it starts",
     )
     parser.add_argument(
         "--jobs", type=number(int, 1), default=1, metavar="N", help="jobs at once; default 1"
