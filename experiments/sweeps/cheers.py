@@ -26,9 +26,11 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from experiments import cheers_quick
+from experiments.cheers_quick import DECODER, GATE
+from experiments.sweeps.convergence import DRAWN, SHAPES
 from unicom_jax.sweeps.sweep import Contrast, Sweep
 
-DRAWN, ANSWERED, FLOW = "generation/single", "understanding/qa", "pretrain:eval/flow"
+ANSWERED, FLOW = "understanding/qa", "pretrain:eval/flow"
 
 
 def get_sweep() -> Sweep:
@@ -37,12 +39,12 @@ def get_sweep() -> Sweep:
         config=get_config(),
         variants={
             "full": {},
-            "no_gate": {"unified.cheers.gate": False},
-            "no_pixels": {"unified.cheers.pixels": False, "pretrain.groups": ()},
+            "no_gate": {"unified.cheers.gate": False, "pretrain.groups": (DECODER,)},
+            "no_pixels": {"unified.cheers.pixels": False, "pretrain.groups": (GATE,)},
             "uncompressed": {"unified.fold": 1, "pretrain.sequence_length": 272},
         },
         seeds=(0, 1, 2),
-        scores=(DRAWN, ANSWERED, "understanding/caption", FLOW),
+        scores=(DRAWN, SHAPES, ANSWERED, "understanding/caption", FLOW),
         contrasts=(
             Contrast(DRAWN, better="full", worse="no_gate", paper="+.13 (GenEval)"),
             Contrast(FLOW, better="full", worse="no_gate"),
@@ -69,11 +71,10 @@ def get_config() -> ConfigDict:
             "backgrounds": ("white",),
         }
     )
-    config.pretrain.groups = (cheers_quick.DECODER,)  # the gate at the full rate
     config.encoder.steps = 100
     config.autoencoder.steps = 500
     config.pretrain.update(
         {"steps": 200, "schedule": "cosine", "sequence_length": 128, "eval_every": 200}
     )
-    config.evaluation.update({"prompts": 48, "pictures": 64, "questions": 64, "edits": 0})
+    config.evaluation.update({"prompts": 96, "pictures": 64, "questions": 64, "edits": 0})
     return config

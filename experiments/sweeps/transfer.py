@@ -65,10 +65,10 @@ def get_sweep() -> Sweep:
         claim="A learning rate tuned at width 64 is the best one at width 256 as well.",
         config=get_config(),
         variants=variants,
-        seeds=(0,),
+        seeds=(0, 1, 2),
         scores=(LOSS,),
         contrasts=(Contrast(LOSS, better=f"wide_{GRID[2]:.4f}", worse=f"wide_{GRID[4]:.4f}"),),
-        minutes=30,
+        minutes=60,
         split="development",
     )
 
@@ -78,6 +78,7 @@ def get_config() -> ConfigDict:
     config = smoke.get_config()
     config.data.source.size = 4096
     config.encoder.steps, config.codec.steps = 150, 150
+    config.encoder.seed = config.codec.seed = 0  # one encoder and one codec for all runs
     for stage in ("encoder", "codec"):
         config[stage].batch_size = 16
     config.unified.transformer.update({"tied_head": False, "head_dim": HEAD_DIM, "qk_norm": True})

@@ -150,9 +150,9 @@ class Model(nn.Module):
 def write(folder: Path) -> Model:
     """A checkpoint with random weights, and the model that it is of."""
     model = Model().eval()
-    randomise(model)
+    randomise(model, std=0.1)
     frozen = parts.Decoder(CHANNELS, LEVELS[::-1], 3, GROUPS)
-    randomise(frozen, seed=1)
+    randomise(frozen, seed=1, std=0.1)
     statistics = [model.vae.statistics, model.images.decoder.statistics]
     for one in statistics:
         one.mean.normal_(0.0, 0.3)

@@ -15,14 +15,17 @@ from unicom_jax.interop.mapping import places
 State = Mapping[str, np.ndarray]  # torch's names
 
 
-def randomise(model, seed: int = 0) -> None:
-    """Fills every weight of a torch model, so that no bias and no gain is trivial."""
+def randomise(model, seed: int = 0, std: float = 0.2) -> None:
+    """Fills every weight of a torch model, so that no bias and no gain is trivial.
+
+    A deep model amplifies rounding errors less with a smaller `std`.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            weight.normal_(0.0, 0.2, generator=generator)
+            weight.normal_(0.0, std, generator=generator)
             if weight.ndim == 1 and "norm" in name and name.endswith("weight"):
                 weight.add_(1.0)
 
