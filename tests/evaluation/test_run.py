@@ -18,7 +18,7 @@ from tests.evaluation.helpers import COLOURS, SIDE, BlindModel, PerfectModel, ex
 from unicom_jax.evaluation.data import EvaluationData
 from unicom_jax.evaluation.records import read_outcomes, read_records
 from unicom_jax.evaluation.report import write_report
-from unicom_jax.evaluation.run import evaluate
+from unicom_jax.evaluation.run import SUITES, UNIFIED, evaluate, suite_of
 from unicom_jax.evaluation.scenes import scenes_data
 from unicom_jax.evaluation.scores import read_about, read_scores
 from unicom_jax.evaluation.suite import EvaluationConfig
@@ -83,6 +83,15 @@ def test_the_exact_judge_accepts_perfect_answers(run):
         "editing/unchanged",
     ):
         assert flat[name] == 1.0, name
+
+
+def test_all_suites_that_run_without_a_flag_make_scores_that_they_declare(run, declared):
+    assert declared >= SUITES.keys() - {UNIFIED}
+
+
+@pytest.mark.parametrize("name", ["reconstruction/psnrs", "editing/kept", "unified/cosine/true"])
+def test_a_name_that_no_suite_makes_is_of_none(name):
+    assert suite_of(name) is None
 
 
 def test_the_untrained_model_is_scored_as_well(run):

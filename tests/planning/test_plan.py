@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import numpy as np
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from tests.tiny import tiny_config
 from unicom_jax.parallel.mesh import make_mesh
-from unicom_jax.parallel.plan.topology import parse_topology
+from unicom_jax.parallel.plan.topology import name_devices, parse_topology
 from unicom_jax.planning.estimate import abstract_mesh, estimate_stage
 from unicom_jax.planning.plan import GIB, plan_stage
 from unicom_jax.planning.program import abstract_batch, assume_flux, make_program
@@ -186,6 +187,32 @@ def test_slices_have_to_be_in_the_mesh():
 
 
 # ---- looking for better settings --------------------------------------------------------------
+
+
+def device(kind, **where):
+    return SimpleNamespace(device_kind=kind, **where)
+
+
+@pytest.mark.parametrize(
+    ("devices", "name"),
+    [
+        ([device("NVIDIA H200")] * 4, ("h200:4", 1)),
+        (
+            [device("TPU v5 lite", coords=(x, y, 0)) for x in range(2) for y in range(4)],
+            ("v5e:2x4", 1),
+        ),
+        (
+            [device("TPU v5p", coords=(x, 2, 0), slice_index=k) for x in (2, 3) for k in (0, 1)],
+            ("v5p:2x1x1", 2),
+        ),
+        ([device("cpu")], None),
+    ],
+)
+def test_devices_that_are_here_have_the_name_by_which_they_are_planned_for(devices, name):
+    assert name_devices(devices) == name
+    if name:
+        topology = parse_topology(*name)
+        assert topology.accelerator and topology.devices == len(devices)
 
 
 def test_a_search_ranks_what_fits_by_the_time_of_a_token():

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.sweeps.fake import FILE, train_anew, write_fake_sweep, write_hand_made
 from unicom_jax.cli import main
-from unicom_jax.sweeps import command
+from unicom_jax.parallel.plan.topology import parse_topology
+from unicom_jax.sweeps import command, measure
+from unicom_jax.sweeps import predict as prediction
+from unicom_jax.sweeps.measure import Measured
+from unicom_jax.sweeps.outcomes import path_of
 from unicom_jax.sweeps.plan import write_jobs
 from unicom_jax.sweeps.sweep import load_sweep
 from unicom_jax.sweeps.sweep_flags import add_run_flags
@@ -36,7 +41,39 @@ def test_a_dry_run_shows_what_is_shared_what_is_left_and_the_disk(made, capsys):
     line = next(line for line in text.splitlines() if line.strip().startswith("wide"))
     assert line.split()[1:5] == ["3", "pretrain", "encoder,", "codec"]
     assert "24 jobs, 18 done; a stage is shared by up to 3 runs" in text
-    assert "MiB of checkpoints" in text and "of 10 min" in text
+    assert "MiB of checkpoints" in text and "of 10 min of CPU time" in text
+    assert "+ 3 unknown of CPU time (jobs: 3 by their operations, 3 unknown)" in text
+
+
+def test_measured_steps_and_what_they_give_are_shown(tmp_path, capsys, monkeypatch):
+    (tmp_path / "fake.py").write_text(FILE)
+    _, plan = write_fake_sweep(tmp_path / "run")
+    write_jobs(plan, tmp_path / "run")
+    stage = next(job for job in plan.jobs.values() if job.label == "pretrain")
+    for job in plan.jobs.values():
+        if job.alike == stage.alike:
+            path_of(tmp_path / "run", job.id).unlink()
+    found, asked = Measured(100.0, 0.5, 5, "cpu_seconds", 0), []
+    monkeypatch.setattr(measure, "_in_process", lambda job, *_: asked.append(job.alike) or found)
+    text = printed(
+        capsys,
+        *("sweep", "run", str(tmp_path / "fake.py"), f"--workdir={tmp_path / 'run'}"),
+        *("--measure", "--dry-run"),
+    )
+    assert len(asked) == 2 and stage.alike in asked  # the other one failed
+    assert f"{stage.alike}: 0.5 s a step by 5 steps" in text
+    assert "+ 3 unknown of CPU time (jobs: 6 from measured steps, 3 unknown)" in text
+
+
+def test_a_plan_for_accelerators_says_that_it_is_the_least_time(made, capsys, monkeypatch):
+    monkeypatch.setattr(prediction, "computes_on_cpu", lambda: False)
+    monkeypatch.setattr(prediction, "seen_topology", lambda: parse_topology("h200:2"))
+    step = SimpleNamespace(step_seconds=60.0)
+    monkeypatch.setattr(prediction, "estimate_stage", lambda *_: step)
+    text = printed(capsys, "sweep", "run", *made, "--dry-run")
+    assert "own device time" in text
+    assert "left: 24 min 00 s + 3 unknown of device time (jobs: 3 from the plan of th" in text
+    assert "the least that the steps can take" in text
 
 
 def test_a_run_of_an_earlier_training_is_left_to_do_in_a_dry_run(tmp_path, capsys):

@@ -17,9 +17,12 @@ from rich.console import Console
 from experiments import base
 from tests.sweeps.fake import fake_sweep
 from unicom_jax.config import to_json
+from unicom_jax.parallel.plan.topology import parse_topology
+from unicom_jax.planning.estimate import estimate_stage
+from unicom_jax.sweeps import devices, runner
 from unicom_jax.sweeps import predict as prediction
-from unicom_jax.sweeps import runner
 from unicom_jax.sweeps import work as working
+from unicom_jax.sweeps.devices import seen_topology
 from unicom_jax.sweeps.outcomes import (
     BUSY,
     DONE,
@@ -31,7 +34,7 @@ from unicom_jax.sweeps.outcomes import (
     write_outcome,
 )
 from unicom_jax.sweeps.plan import Job, Plan, Run, make_plan
-from unicom_jax.sweeps.predict import predict
+from unicom_jax.sweeps.predict import COUNTED, FINISHED, MEASURED, PLANNED, UNKNOWN, predict
 from unicom_jax.sweeps.runner import Runner, finished, reasons, spent
 from unicom_jax.sweeps.work import work
 from unicom_jax.training.stopping import Stopped
@@ -260,16 +263,71 @@ def test_a_prediction_is_what_a_job_of_another_seed_took():
     runs = [Job(name, "run", "", {}, {}, "scored", "test") for name in "cd"]
     plan = Plan({"d": runs[1]}, ())
     outcomes = {"c": {"status": DONE, "cpu_seconds": 30.0}}
-    cost = predict(plan, outcomes, {"c": runs[0]})["d"]
-    assert (cost.seconds, cost.measured) == (30.0, True)
-    assert predict(plan, {}, {})["d"].seconds is None
+    cost = predict(plan, outcomes, {"c": runs[0]}, {})["d"]
+    assert (cost.seconds, cost.source) == (30.0, FINISHED)
+    assert predict(plan, {}, {}, {})["d"].seconds is None
 
 
-def test_without_a_finished_stage_the_time_on_an_accelerator_is_unknown(monkeypatch):
-    monkeypatch.setattr(prediction, "computes_on_cpu", lambda: False)
+@pytest.fixture
+def encoder() -> Plan:
+    """A plan of one stage."""
     plan = make_plan(fake_sweep(variants={"narrow": {}}, seeds=(0,)))
-    plan = Plan({id: job for id, job in plan.jobs.items() if job.label == "encoder"}, ())
-    assert [cost.seconds for cost in predict(plan, {}, {}).values()] == [None]
+    return Plan({id: job for id, job in plan.jobs.items() if job.label == "encoder"}, ())
+
+
+def test_a_stage_that_was_measured_takes_what_its_steps_say_until_one_is_done(encoder):
+    (job,) = encoder.jobs.values()
+    (cost,) = predict(encoder, {}, {}, {job.alike: 70.0}).values()
+    assert (cost.seconds, cost.source) == (70.0, MEASURED)
+    outcomes = {job.id: {"status": DONE, "cpu_seconds": 80.0, "flops_per_step": 1.0, "steps": 4}}
+    (cost,) = predict(encoder, outcomes, encoder.jobs, {job.alike: 70.0}).values()
+    assert (cost.seconds, cost.source) == (80.0, FINISHED)
+
+
+def test_without_either_its_operations_say_what_it_takes(encoder):
+    (cost,) = predict(encoder, {}, {}, {}).values()
+    assert cost.seconds > prediction.START and cost.source == COUNTED
+
+
+def on_accelerators(monkeypatch, name: str | None) -> None:
+    monkeypatch.setattr(prediction, "computes_on_cpu", lambda: False)
+    topology = parse_topology(name) if name else None
+    monkeypatch.setattr(prediction, "seen_topology", lambda: topology)
+
+
+def test_on_accelerators_the_plan_of_its_steps_does_for_all_devices(encoder, monkeypatch):
+    on_accelerators(monkeypatch, "h200:4")
+    (job,) = encoder.jobs.values()
+    (cost,) = predict(encoder, {}, {}, {}).values()
+    plan = estimate_stage(job.configuration(), "encoder", parse_topology("h200:4"))
+    assert cost.source == PLANNED
+    assert cost.seconds == pytest.approx(4 * plan.step_seconds * plan.steps) and plan.steps > 1
+
+
+def test_on_accelerators_device_time_of_a_finished_stage_counts(encoder, monkeypatch):
+    on_accelerators(monkeypatch, "h200:4")
+    (job,) = encoder.jobs.values()
+    outcomes = {job.id: {"status": DONE, "cpu_seconds": 80.0, "device_seconds": 9.0}}
+    (cost,) = predict(encoder, outcomes, encoder.jobs, {}).values()
+    assert (cost.seconds, cost.source) == (9.0, FINISHED)
+
+
+def test_on_accelerators_of_unknown_speed_the_time_is_unknown(encoder, monkeypatch):
+    on_accelerators(monkeypatch, None)
+    (cost,) = predict(encoder, {}, {}, {}).values()
+    assert (cost.seconds, cost.source) == (None, UNKNOWN)
+
+
+def test_the_accelerators_of_this_machine_are_looked_at_by_another_process(monkeypatch):
+    """One that has looked at them keeps their memory."""
+    seen_topology.cache_clear()
+    assert seen_topology() is None  # on a CPU
+    monkeypatch.setattr(devices, "computes_on_cpu", lambda: False)
+    told = subprocess.CompletedProcess((), 0, stdout="a warning\nv5e:2x4 2\n")
+    monkeypatch.setattr(devices.subprocess, "run", lambda *_, **__: told)
+    seen_topology.cache_clear()
+    assert (str(seen_topology()), seen_topology().devices) == ("2 x v5e:2x4", 16)
+    seen_topology.cache_clear()
 
 
 def test_no_process_is_started_for_a_job_that_another_one_is_seen_at(tmp_path, monkeypatch):

@@ -125,7 +125,7 @@ def chosen_suites(names: str | None) -> tuple[str, ...] | None:
     """
     if names is None:
         return None
-    chosen = SUITES if names == "all" else tuple(names.split(","))
+    chosen = tuple(SUITES) if names == "all" else tuple(names.split(","))
     for name in chosen:
         if name not in SUITES:
             known = ", ".join((*SUITES, "all"))

@@ -14,6 +14,7 @@ from unicom_jax.evaluation.records import Editing, Log
 from unicom_jax.evaluation.scores import Score, proportion
 from unicom_jax.evaluation.suite import (
     EvaluationConfig,
+    Makes,
     Progress,
     SuiteResult,
     by_kind,
@@ -38,6 +39,8 @@ class EditVerdict:
 # (example, edit with its target, picture before, picture after; all of one size) -> verdict
 EditJudge = Callable[[Example, Edit, Picture, Picture], EditVerdict]
 
+# Kinds are those of the data.
+EDITING = Makes(r"editing/(reached|unchanged|success(/.+)?)", "edits")
 CHANGED = 16  # levels of 255 by which the true edit must change a pixel for it to count as changed
 KEPT = 12.0  # the largest mean absolute error of the rest of the picture, in levels of 255
 NEARER = 0.5  # largest remaining share of the squared distance to the target in the edited area

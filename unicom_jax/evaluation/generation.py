@@ -17,6 +17,7 @@ from unicom_jax.evaluation.records import Generation, Log
 from unicom_jax.evaluation.scores import Score, proportion
 from unicom_jax.evaluation.suite import (
     EvaluationConfig,
+    Makes,
     Progress,
     SuiteResult,
     by_kind,
@@ -24,6 +25,7 @@ from unicom_jax.evaluation.suite import (
     silent,
 )
 
+GENERATION = Makes(r"generation/.+", "prompts")  # categories are those of the data
 TURN = 7_919  # between the seeds of the drawings of one prompt
 Verdict = tuple[bool, str]  # correct, and why not ("" when it is)
 

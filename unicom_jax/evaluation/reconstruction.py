@@ -18,6 +18,7 @@ from unicom_jax.evaluation.records import Log, Reconstruction
 from unicom_jax.evaluation.scores import Score
 from unicom_jax.evaluation.suite import (
     EvaluationConfig,
+    Makes,
     Progress,
     SuiteResult,
     in_batches,
@@ -25,6 +26,7 @@ from unicom_jax.evaluation.suite import (
 )
 
 PSNR_CEILING = 100.0  # dB; for a perfect copy, whose PSNR is infinite
+RECONSTRUCTION = Makes(r"reconstruction/(psnr|ssim|agreement|kid)", "pictures")
 BOUNDS = {"psnr": (-math.inf, PSNR_CEILING), "ssim": (-1.0, 1.0), "agreement": (0.0, 1.0)}
 
 

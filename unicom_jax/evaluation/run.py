@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -18,21 +19,44 @@ from data_pipelines.examples import Edit, Example, Question
 from unicom_jax.core.paths import as_path
 from unicom_jax.evaluation.data import EvaluationData, edits_of, questions_of
 from unicom_jax.evaluation.details import evaluate_details
-from unicom_jax.evaluation.editing import evaluate_editing
-from unicom_jax.evaluation.generation import Prompt, evaluate_generation, evaluate_retrieval
+from unicom_jax.evaluation.editing import EDITING, evaluate_editing
+from unicom_jax.evaluation.generation import (
+    GENERATION,
+    Prompt,
+    evaluate_generation,
+    evaluate_retrieval,
+)
 from unicom_jax.evaluation.protocol import Encoder, UnifiedModel
-from unicom_jax.evaluation.reconstruction import evaluate_reconstruction
+from unicom_jax.evaluation.reconstruction import RECONSTRUCTION, evaluate_reconstruction
 from unicom_jax.evaluation.records import write_records
 from unicom_jax.evaluation.scenes import scenes_data
 from unicom_jax.evaluation.scores import OF_FEATURES, flatten, write_scores
-from unicom_jax.evaluation.suite import EvaluationConfig, Progress, SuiteResult, first_of_each
-from unicom_jax.evaluation.understanding import evaluate_answers, evaluate_captions
-from unicom_jax.evaluation.unified import evaluate_unified
+from unicom_jax.evaluation.suite import (
+    EvaluationConfig,
+    Makes,
+    Progress,
+    SuiteResult,
+    first_of_each,
+)
+from unicom_jax.evaluation.understanding import (
+    ANSWERS,
+    CAPTIONS,
+    evaluate_answers,
+    evaluate_captions,
+)
+from unicom_jax.evaluation.unified import REDRAWING, evaluate_unified
 
 SCORES_FILE = "scores.json"
 RECORDS_FOLDER = "evaluation"
 UNIFIED = "unified"  # a suite that runs only on request
-SUITES = ("reconstructions", "generations", "answers", "captions", "edits", UNIFIED)
+SUITES: dict[str, Makes] = {
+    "reconstructions": RECONSTRUCTION,
+    "generations": GENERATION,
+    "answers": ANSWERS,
+    "captions": CAPTIONS,
+    "edits": EDITING,
+    UNIFIED: REDRAWING,
+}
 
 Suite = Callable[[UnifiedModel, Progress], SuiteResult]
 
@@ -112,6 +136,11 @@ def evaluate(
     write_records(as_path(workdir) / RECORDS_FOLDER, _records(results), _records(blind))
     write_scores(as_path(workdir) / SCORES_FILE, flat, facts)
     return flat
+
+
+def suite_of(score: str) -> str | None:
+    """The suite that makes a score; None if none does."""
+    return next((name for name, made in SUITES.items() if re.fullmatch(made.names, score)), None)
 
 
 def choose_samples(data: EvaluationData, config: EvaluationConfig) -> Samples:

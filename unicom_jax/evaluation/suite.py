@@ -113,6 +113,19 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Makes:
+    """The scores that a suite makes.
+
+    Attributes:
+      names: a regular expression that matches the whole name of each of them and no other name.
+      count: the key of `EvaluationConfig` that says on how many samples they are computed.
+    """
+
+    names: str
+    count: str
+
+
+@dataclasses.dataclass(frozen=True)
 class SuiteResult:
     """Scores and per-sample records of one suite."""
 

@@ -12,6 +12,7 @@ from unicom_jax.evaluation.records import Answer, Caption, Log
 from unicom_jax.evaluation.scores import Score, graded, proportion
 from unicom_jax.evaluation.suite import (
     EvaluationConfig,
+    Makes,
     Progress,
     SuiteResult,
     by_kind,
@@ -19,6 +20,8 @@ from unicom_jax.evaluation.suite import (
     silent,
 )
 
+ANSWERS = Makes(r"understanding/qa(/.+)?", "questions")  # kinds are those of the data
+CAPTIONS = Makes(r"understanding/caption(_f1)?", "pictures")
 # Whether a freely worded caption is true of an example's picture.
 CaptionJudge = Callable[[str, Example], bool]
 

@@ -32,6 +32,7 @@ from unicom_jax.evaluation.records import Log, Redrawing
 from unicom_jax.evaluation.scores import Score
 from unicom_jax.evaluation.suite import (
     EvaluationConfig,
+    Makes,
     Progress,
     SuiteResult,
     in_batches,
@@ -39,6 +40,9 @@ from unicom_jax.evaluation.suite import (
     silent,
 )
 
+REDRAWING = Makes(
+    r"unified/(cosine|agreement|(caption_)?(kept|invented))(/true caption|/shuffled)?", "pictures"
+)
 # Facts of the first picture that the second one kept or lost, and those that it invented.
 PictureJudge = Callable[[Picture, Picture], Agreement]
 # The same of a text and the picture of an example.

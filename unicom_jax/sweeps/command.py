@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,20 @@ from unicom_jax.sweeps.compare import (
 from unicom_jax.sweeps.engines import ENGINES, PACKAGES
 from unicom_jax.sweeps.hand import compare_groups, differing, group_runs, steps_apart
 from unicom_jax.sweeps.here import results_here
+from unicom_jax.sweeps.measure import measure_stages, read_measured
 from unicom_jax.sweeps.outcomes import DONE, FAILED, claim_of, read_outcomes
 from unicom_jax.sweeps.outdated import all_outdated
 from unicom_jax.sweeps.plan import Job, Plan, Run, make_plan, read_job
-from unicom_jax.sweeps.predict import Cost, predict
+from unicom_jax.sweeps.predict import (
+    COUNTED,
+    FINISHED,
+    MEASURED,
+    PLANNED,
+    UNKNOWN,
+    Cost,
+    predict,
+    unit_of_time,
+)
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import rows_of, write_table
 from unicom_jax.sweeps.runner import Ended, Runner, finished, reasons, spent
@@ -57,8 +68,13 @@ def run_sweep(args: argparse.Namespace, console: Console) -> None:
     sweep, workdir = load_sweep(args.file), workdir_of(args)
     whole = make_plan(sweep)
     plan = whole.shard(*args.shard) if args.shard else whole
-    if args.dry_run:
+    if args.measure:
+        outcomes, jobs = _known(workdir)
+        done = {jobs[id].alike for id, one in outcomes.items() if one.get("status") == DONE}
+        measure_stages(plan, workdir, console, done)
+    if args.measure or args.dry_run:
         print_plan(sweep, plan, workdir, console)
+    if args.dry_run:
         return
     if (package := PACKAGES.get(args.engine)) and importlib.util.find_spec(package) is None:
         raise ConfigError(
@@ -138,11 +154,13 @@ def _table(*headings: str, numbers: Sequence[str] = ()) -> rich.table.Table:
 def print_plan(sweep: Sweep, plan: Plan, workdir: Path, console: Console) -> None:
     """What `run` would do: variants, what they share, predicted time and disk space."""
     outcomes, jobs = _known(workdir)
-    costs, shared = predict(plan, outcomes, jobs), plan.shared()
+    costs = predict(plan, outcomes, jobs, read_measured(workdir, plan))
+    shared = plan.shared()
     ended = {id: outcomes.get(id, {}) for id in plan.jobs}
     old = all_outdated(plan, workdir, ended)
     done = {id for id, one in ended.items() if one.get("status") == DONE and id not in old}
-    numbers = ("seeds", "own CPU time", "shared CPU time")
+    of_time = "CPU time" if unit_of_time() == "cpu_seconds" else "device time"
+    numbers = ("seeds", f"own {of_time}", f"shared {of_time}")
     table = _table("variant", "seeds", "trains alone", "shares", *numbers[1:], numbers=numbers)
     for variant in dict.fromkeys(run.variant for run in plan.runs):
         runs = [run for run in plan.runs if run.variant == variant]
@@ -168,12 +186,17 @@ def print_plan(sweep: Sweep, plan: Plan, workdir: Path, console: Console) -> Non
         f"{most} runs"
     )
     total = [costs[job.id] for job in left]
-    measured = sum(cost.measured for cost in total)
     console.print(
-        f"left: {_time(total)} of CPU time ({measured} of {len(left)} jobs from measured ones, the "
-        f"others estimated by their operations); used {duration(spent(ended))} of "
-        f"{sweep.minutes:g} min"
+        f"left: {_time(total)} of {of_time}{_sources(total)}; used {duration(spent(ended))} of "
+        f"{sweep.minutes:g} min of CPU time",
+        soft_wrap=True,
     )
+    if any(cost.source == PLANNED for cost in total):
+        console.print(
+            "planned time is the least that the steps can take on these accelerators (roofline); "
+            "start and compilation are not in it",
+            soft_wrap=True,
+        )
     _print_space(left, costs, workdir, console)
 
 
@@ -215,6 +238,18 @@ def _time(costs: Sequence[Cost]) -> str:
     missing = len(costs) - len(known)
     text = duration(sum(known)) if known else "–"
     return f"{text} + {missing} unknown" if missing and known else text
+
+
+def _sources(costs: Sequence[Cost]) -> str:
+    """How many jobs' times come from where."""
+    counts = Counter(cost.source for cost in costs)
+    of_jobs = "jobs" if len(costs) > 1 else "job"
+    told = [
+        f"{counts[source]} {source}"
+        for source in (FINISHED, MEASURED, COUNTED, PLANNED, UNKNOWN)
+        if counts[source]
+    ]
+    return f" ({of_jobs}: {', '.join(told)})" if told else ""
 
 
 def print_status(args: argparse.Namespace, console: Console) -> None:

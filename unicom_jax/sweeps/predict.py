@@ -1,10 +1,16 @@
-"""What the jobs of a plan will take, before they start: CPU time and disk space.
+"""What the jobs of a plan will take, before they start: CPU time, or device time where JAX computes
+on an accelerator, and disk space.
 
-CPU time comes from the most similar job that is done: one of the same work (another seed), else a
-stage of any kind by its operations, else, where JAX computes on a CPU, the speed of this machine's
-matrix products, of which training at this scale reaches about `EFFICIENCY`. Each process adds
-`START` for imports and compilation. What a run takes to be scored is not known before one of that
-kind was.
+Time comes from the best that is known of a job:
+
+    FINISHED    a job of the same work that is done (another seed)
+    MEASURED    a few steps of the stage (`measure`)
+    COUNTED     on a CPU: the operations of its steps and the speed of the stages that are done,
+                else that of this machine's matrix products, of which training at this scale reaches
+                about `EFFICIENCY`. Each process adds `START` for imports and compilation
+    PLANNED     on an accelerator: the least time of its steps, as `unicom plan` estimates it
+
+What a run takes to be scored is not known before one of that kind was.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ import functools
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,11 +30,19 @@ from ml_collections import ConfigDict
 from unicom_jax.core.memory import computes_on_cpu
 from unicom_jax.core.module import iter_specs
 from unicom_jax.parallel.mesh import make_mesh
-from unicom_jax.planning.program import make_program
+from unicom_jax.planning.estimate import estimate_stage
+from unicom_jax.planning.program import assume_flux, make_program
 from unicom_jax.runs.stages import PARTS, spec_of
+from unicom_jax.sweeps.devices import seen_topology
 from unicom_jax.sweeps.plan import STAGE, Job, Plan
 from unicom_jax.training.flops import step_flops
 
+# Where the time of a job comes from, in words.
+FINISHED = "from finished ones"
+MEASURED = "from measured steps"
+COUNTED = "by their operations"
+PLANNED = "from the plan of their steps"
+NOTHING, UNKNOWN = "nothing to compute", "unknown"
 EFFICIENCY = 0.1  # share of the speed of large matrix products
 START = 15.0  # CPU seconds of a process besides its steps
 PROBE = 1024  # side of the matrices whose product is timed
@@ -36,12 +50,17 @@ PROBE = 1024  # side of the matrices whose product is timed
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of a job. `seconds` of CPU time: None where nothing is known. `measured`: on a job of the
-    same work."""
+    """Of a job. `seconds`: of CPU or device time; None where nothing is known. `source`: where they
+    come from, such as FINISHED."""
 
     seconds: float | None
-    measured: bool
+    source: str
     nbytes: int
+
+
+def unit_of_time() -> str:
+    """The key of an outcome that has the time which is predicted."""
+    return "cpu_seconds" if computes_on_cpu() else "device_seconds"
 
 
 def flops_per_step(config: ConfigDict, label: str) -> float | None:
@@ -55,48 +74,67 @@ def flops_per_step(config: ConfigDict, label: str) -> float | None:
 
 
 def predict(
-    plan: Plan, outcomes: Mapping[str, Mapping[str, Any]], jobs: Mapping[str, Job]
+    plan: Plan,
+    outcomes: Mapping[str, Mapping[str, Any]],
+    jobs: Mapping[str, Job],
+    measured: Mapping[str, float],
 ) -> dict[str, Cost]:
     """The cost of each job of a plan, by id.
 
     Args:
       outcomes: of jobs that ended, by id.
       jobs: those jobs; they may be of another plan in the same folder.
+      measured: seconds by `Job.alike`, as `measure.read_measured` gives them.
     """
+    unit = unit_of_time()
     done = {id: found for id, found in outcomes.items() if found.get("status") == "done"}
     alike: dict[str, list[float]] = {}
     for id, found in done.items():
-        alike.setdefault(jobs[id].alike, []).append(found["cpu_seconds"])
+        if unit in found:
+            alike.setdefault(jobs[id].alike, []).append(found[unit])
+    known = {name: (statistics.fmean(some), FINISHED) for name, some in alike.items()}
+    known = {name: (seconds, MEASURED) for name, seconds in measured.items()} | known
     rate = functools.cache(lambda: _rate([done[id] for id in done if jobs[id].kind == STAGE]))
-    counted: dict[str, float | None] = {}
     costs = {}
     for id, job in plan.jobs.items():
         config = job.configuration()
         nbytes = _bytes(config, job) if job.kind == STAGE else 0
-        if job.alike in alike:
-            costs[id] = Cost(statistics.fmean(alike[job.alike]), True, nbytes)
-            continue
-        if job.kind != STAGE:
-            costs[id] = Cost(None if job.split else 0.0, False, nbytes)
-            continue
-        if job.alike not in counted:
-            counted[job.alike] = flops_per_step(config, job.label)
-        flops, steps = counted[job.alike], config[spec_of(job.label).name].steps
-        known = flops is not None and rate() is not None
-        seconds = START + steps * flops / rate() if known else None
-        costs[id] = Cost(seconds, False, nbytes)
+        if job.alike not in known:
+            if job.kind != STAGE:
+                known[job.alike] = (None, UNKNOWN) if job.split else (0.0, NOTHING)
+            elif unit == "cpu_seconds":
+                known[job.alike] = _counted(config, job.label, rate)
+            else:
+                known[job.alike] = _planned(config, job.label)
+        costs[id] = Cost(*known[job.alike], nbytes)
     return costs
 
 
-def _rate(stages: list[Mapping[str, Any]]) -> float | None:
+def _counted(config: ConfigDict, label: str, rate: Callable[[], float]) -> tuple[float | None, str]:
+    """The seconds of a stage by its operations."""
+    if (flops := flops_per_step(config, label)) is None:
+        return None, UNKNOWN
+    return START + config[spec_of(label).name].steps * flops / rate(), COUNTED
+
+
+def _planned(config: ConfigDict, label: str) -> tuple[float | None, str]:
+    """The least seconds of a stage, times devices, on the accelerators that are here."""
+    spec, topology = spec_of(label), seen_topology()
+    if topology is None or spec.samples:
+        return None, UNKNOWN
+    jax.config.update("jax_platforms", "cpu")  # leaves the accelerators to the jobs
+    assume_flux(config)
+    least = estimate_stage(config, spec.name, topology).step_seconds
+    return config[spec.name].steps * least * topology.devices, PLANNED
+
+
+def _rate(stages: list[Mapping[str, Any]]) -> float:
     """Operations per CPU second: of stages that are done, else a share of what matrix products
-    reach here; None where they are computed by an accelerator."""
+    reach here."""
     counted = [one for one in stages if one["flops_per_step"]]
     seconds = sum(max(one["cpu_seconds"] - START, 1.0) for one in counted)
     if counted:
         return sum(one["steps"] * one["flops_per_step"] for one in counted) / seconds
-    if not computes_on_cpu():
-        return None
     matrix = jnp.ones((PROBE, PROBE))
     product = jax.jit(lambda x: x @ x)
     product(matrix).block_until_ready()

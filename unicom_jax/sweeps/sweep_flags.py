@@ -20,6 +20,7 @@ are written; each run is a workdir of its own in WORKDIR/runs, for unicom sample
 
 examples:
   unicom sweep run experiments/sweeps/smoke.py --dry-run       # what it would do, and how long
+  unicom sweep run FILE --measure --dry-run                    # the same, from measured steps
   unicom sweep run experiments/sweeps/smoke.py --jobs=2
   unicom sweep run FILE --workdir=/shared/sweep --shard=3/16   # the 4th of 16 tasks of an array
   RAY_ADDRESS=auto UNICOM_RAY="num_gpus=1" unicom sweep run FILE --engine=ray --jobs=8
@@ -70,6 +71,12 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--dry-run",
         action="store_true",
         help="print the plan, the predicted CPU time and disk space; train nothing",
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="predict the time of each distinct stage from a few of its steps, which takes half a "
+        "minute or more for each, and print the plan before it starts",
     )
     parser.add_argument(
         "--jobs", type=number(int, 1), default=1, metavar="N", help="jobs at once; default 1"

@@ -65,7 +65,7 @@ def work(
       spent: CPU seconds of this process that are not the job's; None: all until now.
       name: of this attempt, as of `is_taken_over`.
     """
-    spent = _cpu_seconds() if spent is None else spent
+    spent = cpu_seconds() if spent is None else spent
     try:
         with workdir_lock(claim_of(workdir, id), lost=_leave, name=name):
             if read_outcome(workdir, id).get("status") == DONE:
@@ -92,9 +92,9 @@ def _attempt(workdir: Path, id: str, asked_to_stop: Callable[[], bool], spent: f
         status, facts["reason"] = STOPPED, str(error)
     except Exception as error:
         traceback.print_exc()
-        status, facts["reason"] = FAILED, _reason(error)
+        status, facts["reason"] = FAILED, reason_of(error)
     facts["attempts"] = before.get("attempts", 0) + 1
-    facts["cpu_seconds"] = before.get("cpu_seconds", 0.0) + _cpu_seconds() - spent
+    facts["cpu_seconds"] = before.get("cpu_seconds", 0.0) + cpu_seconds() - spent
     seconds = time.perf_counter() - began
     facts["seconds"] = before.get("seconds", 0.0) + seconds
     if not computes_on_cpu():
@@ -103,7 +103,7 @@ def _attempt(workdir: Path, id: str, asked_to_stop: Callable[[], bool], spent: f
     return status
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """An error in one line."""
     text = " ".join(str(error).split())
     ours = type(error).__module__.startswith("unicom_jax")
@@ -114,7 +114,7 @@ def _train(workdir: Path, job: Job, asked_to_stop: Callable[[], bool]) -> dict[s
     folder = prepare(workdir, job)
     with workdir_lock(folder):
         config = open_run(folder, None, ())
-        prepare_compiler(config.xla_flags, folder, _cache(workdir))
+        prepare_compiler(config.xla_flags, folder, cache_of(workdir))
         with stop_signals() as heard:
             run_stages(
                 config,
@@ -138,7 +138,7 @@ def _join(workdir: Path, job: Job) -> dict[str, Any]:
     if job.split:
         with workdir_lock(folder):
             config = open_run(folder, None, ())
-            prepare_compiler(config.xla_flags, folder, _cache(workdir))
+            prepare_compiler(config.xla_flags, folder, cache_of(workdir))
             console = rich.console.Console(width=100)
             run_evaluate(
                 folder,
@@ -150,7 +150,7 @@ def _join(workdir: Path, job: Job) -> dict[str, Any]:
     return {"bytes": used_bytes(folder)}
 
 
-def _cache(workdir: Path) -> str | None:
+def cache_of(workdir: Path) -> str | None:
     """Compiled programs are kept for the other seeds; on a CPU for this machine alone, whose make
     of processor they suit. None: JAX_COMPILATION_CACHE_DIR says where."""
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -160,7 +160,7 @@ def _cache(workdir: Path) -> str | None:
     return str(cache_folder(COMPILED) if computes_on_cpu() else workdir / COMPILED)
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """Of this process and of those that it has waited for."""
     both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(used.ru_utime + used.ru_stime for used in both)

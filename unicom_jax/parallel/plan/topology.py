@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
-from unicom_jax.parallel.accelerators import ACCELERATORS, Accelerator
+from unicom_jax.parallel.accelerators import ACCELERATORS, Accelerator, find_accelerator
 from unicom_jax.parallel.plan.gpu_target import target_config
 
 MEGACORE = ("v4", "v5p")  # a chip's two cores form one device
@@ -127,6 +127,19 @@ def _flat_topology(
             f"multiple of {node}"
         )
     return Topology(text, entry, (devices // node, node))
+
+
+def name_devices(devices: Sequence[Any]) -> tuple[str, int] | None:
+    """`KIND:SIZE` and the slices of devices that are present; None if their peaks are unknown."""
+    entry = find_accelerator(devices[0].device_kind)
+    if entry is None:
+        return None
+    if not entry.torus:
+        return f"{entry.name}:{len(devices)}", 1
+    places = np.array([device.coords[: entry.torus] for device in devices])
+    shape = "x".join(map(str, np.ptp(places, axis=0) + 1))
+    slices = {getattr(device, "slice_index", None) or 0 for device in devices}
+    return f"{entry.name}:{shape}", len(slices)
 
 
 def missing_compiler(topology: Topology) -> str:
