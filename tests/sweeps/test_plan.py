@@ -300,6 +300,18 @@ def test_a_variant_may_be_a_function_that_changes_or_returns_a_configuration():
             {"scores": ("editing/success",), "variants": {"one": {"evaluation.edits": 0}}},
             "'editing/success': has no samples; set evaluation.edits above 0",
         ),
+        (
+            {"config": tiny_config(stages=("encoder", "codec")), "variants": {"one": {}}},
+            "'understanding/qa': needs a unified model, and no variant trains one",
+        ),
+        (
+            {
+                "config": tiny_config(stages=("encoder",)),
+                "variants": {"one": {}},
+                "scores": ("reconstruction/psnr",),
+            },
+            "'reconstruction/psnr': needs a codec or an autoencoder, and no variant trains one",
+        ),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused_in_one_line(tmp_path, changes, message, monkeypatch):
@@ -328,6 +340,13 @@ def test_a_file_without_a_sweep_names_what_is_missing(tmp_path):
 def test_a_score_that_one_variant_has_is_accepted():
     own = {"pretrain.eval_every": 2}
     assert make_plan(sweep(variants={"a": {}, "b": own}, scores=("pretrain:eval/loss",)))
+
+
+@pytest.mark.parametrize("stages", [("encoder", "codec"), ("autoencoder",)])
+def test_reconstructions_are_scored_without_a_unified_model(stages):
+    config, scores = tiny_config(stages=stages), ("reconstruction/psnr",)
+    (run,) = make_plan(sweep(config=config, variants={"one": {}}, scores=scores)).runs
+    assert tuple(run.job.inputs) == stages
 
 
 def test_scores_of_described_and_redrawn_pictures_ask_for_their_suite():

@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 
 from unicom_jax.config import ConfigError
 from unicom_jax.evaluation.run import SUITES, UNIFIED, suite_of
+from unicom_jax.models.paint_space import AUTOENCODER
+from unicom_jax.runs.stages import UNIFIED as UNIFIED_MODEL
 from unicom_jax.runs.stages import occurrences
 from unicom_jax.sweeps.sweep import stage_of
 
@@ -39,5 +41,10 @@ def _missing(score: str, config: ConfigDict) -> str:
         return "" if config[name].eval_every else f"is not measured; set {name}.eval_every above 0"
     if (suite := suite_of(score)) is None:
         return "is no score of unicom evaluate; docs/evaluation.md lists them"
+    parts = {one.spec.part for one in occurrences(config.stages)}
+    if UNIFIED_MODEL.part not in parts and suite != "reconstructions":
+        return "needs a unified model, and no variant trains one"
+    if not parts & {UNIFIED_MODEL.part, "codec", AUTOENCODER}:
+        return "needs a codec or an autoencoder, and no variant trains one"
     key = SUITES[suite].count
     return "" if config.evaluation[key] else f"has no samples; set evaluation.{key} above 0"
