@@ -7,6 +7,9 @@ The model is that of experiments/openmoji.py, whose pictures have 16 tokens of 1
 64 px. `tokens` has a quarter of the tokens (2 x 2 of them in one), `attention` a quarter of the
 channels, so both have 512 scalars. Only encoder and codec are trained: after ten minutes of
 training such a model answers few questions and does not draw.
+
+On two cores of an AMD EPYC that other jobs shared it took 16 minutes of CPU time. `attention` has
+17.83 dB, `tokens` 17.89 dB (undecided) and `full` 22.12 dB: docs/science.md.
 """
 
 from __future__ import annotations
