@@ -14,10 +14,10 @@ about a minute, and the flow loss of held-out documents is compared, too.
 
 The variants of a seed share the encoder and the autoencoder, except `uncompressed`: sides of
 pictures must be multiples of the tokens of a slot, so its data count as different. It sees as much
-as the others in the same number of steps; the table has the CPU time of each. `no_pixels` has no
-decoder, and so no group of the decoder's weights.
+as the others in the same number of steps; the table has the CPU time of each. A variant without a
+decoder or a gate has no group of their weights.
 
-On two cores of an AMD EPYC that other jobs shared it took 34 minutes of CPU time, and no difference
+On two cores of an AMD EPYC that other jobs shared it took 23 minutes of CPU time, and no difference
 was decided: docs/science.md has the figures.
 """
 
