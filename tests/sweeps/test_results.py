@@ -83,6 +83,25 @@ def test_a_score_of_redrawings_is_a_mean_over_pictures(tmp_path, name):
     assert sum(found.items.values()) == pytest.approx(found.value) and len(found.items) == 4
 
 
+def test_outcomes_of_another_evaluation_are_refused(tmp_path):
+    """The interval over items would be that of other answers."""
+    write_scored(tmp_path, seed=0, rate=0.7)
+    rewrite(tmp_path, {}, {"understanding/qa": 0.1})
+    with pytest.raises(ValueError, match=r"outcomes.jsonl gives understanding/qa 0\.\d+, .* 0.1; "):
+        outcomes_of(tmp_path, "understanding/qa")
+
+
+def test_a_run_whose_score_is_no_number_is_not_left_out(tmp_path):
+    """The mean of the other seeds would be that of the runs that went well."""
+    for seed in (0, 1):
+        write_scored(tmp_path / str(seed), seed=seed, rate=0.7)
+    rewrite(tmp_path / "1", {}, {"understanding/qa": None})
+    found = {seed: outcomes_of(tmp_path / str(seed), "understanding/qa") for seed in (0, 1)}
+    other = {seed: replace(found[0], value=0.5) for seed in (0, 1)}
+    (one,) = compare([CONTRAST], {CONTRAST.score: {"wide": found, "narrow": other}})
+    assert one.effect is None and one.why == "of seed 1, the scores are nan and 0.5"
+
+
 def test_questions_about_one_picture_are_one_cluster(tmp_path):
     write_scored(tmp_path, seed=0, rate=0.7)
     found = outcomes_of(tmp_path, "understanding/qa")
@@ -104,6 +123,7 @@ def rewrite(run, about, scores):
     path.write_text(json.dumps(found | scores))
 
 
+CONTRAST = Contrast("understanding/qa", better="wide", worse="narrow")
 RETRIEVAL = {f"generation/retrieval{end}": 0.5 for end in ("", ".low", ".high")}
 
 

@@ -96,7 +96,6 @@ def effect_of(first: Mapping[int, Outcomes], second: Mapping[int, Outcomes]) -> 
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         raise ValueError("the runs have no seed in common; compare runs of the same seeds")
-    clusters = [_by_cluster(first[seed], second[seed]) for seed in seeds]
     differences = [first[seed].value - second[seed].value for seed in seeds]
     for seed, difference in zip(seeds, differences, strict=True):
         if not math.isfinite(difference):
@@ -105,6 +104,7 @@ def effect_of(first: Mapping[int, Outcomes], second: Mapping[int, Outcomes]) -> 
             )
     value = float(np.mean(differences))
     over_seeds = _student(differences) if len(seeds) > 1 else None
+    clusters = [_by_cluster(first[seed], second[seed]) for seed in seeds]
     over_items = _bootstrap(clusters, value)
     groups = len(set().union(*clusters))
     parts = [(over_seeds, len(seeds) - 1), (over_items, groups - 1)]
