@@ -341,6 +341,14 @@ def test_tables_in_markdown_and_latex_have_the_same_cells(done):
     assert tex.count("\\\\\n") == 4 and tex.startswith(r"\begin{tabular}{llllllll}")
 
 
+def test_signs_that_mean_something_to_latex_are_escaped():
+    """Groups of `unicom compare` have the names of folders."""
+    written = latex(("a_b",), [("{50%}~x^2 & #1 $\\",)])
+    assert r"a\_b \\" in written
+    escaped = r"\{50\%\}\textasciitilde{}x\textasciicircum{}2 \& \#1 \$\textbackslash{} \\"
+    assert escaped in written.splitlines()
+
+
 # ---- the report -------------------------------------------------------------------------------
 
 

@@ -155,7 +155,8 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 TEX = {"\\": r"\textbackslash{}", "−": "$-$", "×": r"$\times$", "–": "--", "∞": r"$\infty$"}
-TEX |= {sign: rf"\{sign}" for sign in "%_&#$"}
+TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+TEX |= {sign: rf"\{sign}" for sign in "%_&#${}"}
 
 
 def latex(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

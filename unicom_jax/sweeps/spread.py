@@ -24,7 +24,7 @@ class Spread:
 
     Attributes:
       mean, least, most: over the seeds.
-      interval: of the mean, over test items; None if the score is no mean over items.
+      interval: of the mean, over test items; None if the score is no mean over several.
       untrained, chance: of the first seed; None if they were not measured.
       count: test items of each seed.
     """
@@ -61,7 +61,7 @@ def spreads(group: Group) -> list[Spread]:
             mean=mean_of(of_seed),
             least=min(one.value for one in of_seed.values()),
             most=max(one.value for one in of_seed.values()),
-            interval=_over_items(of_seed),
+            interval=interval_over_items(of_seed),
             untrained=first[f"{name}.untrained"],
             chance=first[f"{name}.chance"],
             count=first[f"{name}.n"],
@@ -76,7 +76,7 @@ def _measured(runs: Mapping[int, Path], name: str) -> dict[int, Outcomes]:
     return {seed: one for seed, one in found.items() if one is not None}
 
 
-def _over_items(measured: Mapping[int, Outcomes]) -> Interval | None:
+def interval_over_items(measured: Mapping[int, Outcomes]) -> Interval | None:
     """The interval of the mean over seeds for other test items, with the same models.
 
     All seeds answer the same items, so an item's outcomes are a cluster.
@@ -92,6 +92,8 @@ def _over_items(measured: Mapping[int, Outcomes]) -> Interval | None:
     # 0.9999999 into 1.
     marks = [round(len(one.items) * value, 9) for one in runs for value in one.items.values()]
     clusters = [one.clusters.get(item, item) for one in runs for item in one.items]
+    if len(set(clusters)) < 2:  # a single picture says nothing about others
+        return None
     if set(marks) <= {0.0, 1.0}:
         return clustered_wilson([mark == 1.0 for mark in marks], clusters)
     return mean_interval(marks, clusters)
