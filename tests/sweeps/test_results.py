@@ -283,6 +283,15 @@ def test_a_clear_effect_has_the_sign_of_the_claim(done):
     assert math.isnan(broken.p)
 
 
+def test_a_score_that_finished_runs_lack_is_no_missing_result(done):
+    """A misspelt kind of questions, for example, which no check before training can know."""
+    sweep, plan, workdir = done
+    score = "understanding/qa/kolour"
+    given = replace(sweep, scores=(score,), contrasts=(Contrast(score, "wide", "broken"),))
+    (one,) = compare_sweep(given, plan, workdir)
+    assert one.why == "finished runs of wide have no such score"
+
+
 def test_a_sign_against_the_claim_is_called_opposite(done):
     sweep, plan, workdir = done
     turned = [replace(c, better=c.worse, worse=c.better) for c in sweep.contrasts[:2]]
