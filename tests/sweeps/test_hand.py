@@ -212,6 +212,15 @@ def test_runs_without_a_score_in_common_are_refused(runs, tmp_path):
         compare_groups(group_runs([runs[0], other]))
 
 
+def test_a_score_that_is_no_number_for_one_seed_has_no_mean(tmp_path):
+    for seed in (0, 1):
+        path = write_hand_made(tmp_path / f"{seed}", seed=seed, rate=0.4) / "scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"understanding/qa": None}))
+    rows = spread_rows(spreads(group_runs([tmp_path / "0", tmp_path / "1"])[0]))
+    assert rows[0][:4] == ("understanding/qa", "–", "– to –", "–")
+    assert len(rows) > 3
+
+
 def test_marks_of_a_single_picture_have_no_interval():
     """Means of several pictures beside it are shown all the same."""
     measured = {seed: Outcomes(0.3, {"a what?": 0.3}, {"a what?": "a"}) for seed in (0, 1)}

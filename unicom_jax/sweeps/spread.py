@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from unicom_jax.config import ConfigError
 from unicom_jax.evaluation.intervals import Interval, clustered_wilson, mean_interval
@@ -23,7 +26,7 @@ class Spread:
     """A score of several seeds.
 
     Attributes:
-      mean, least, most: over the seeds.
+      mean, least, most: over the seeds; NaN if the score of one is no number.
       interval: of the mean, over test items; None if the score is no mean over several.
       untrained, chance: of the first seed; None if they were not measured.
       count: test items of each seed.
@@ -59,8 +62,8 @@ def spreads(group: Group) -> list[Spread]:
         Spread(
             score=name,
             mean=mean_of(of_seed),
-            least=min(one.value for one in of_seed.values()),
-            most=max(one.value for one in of_seed.values()),
+            least=float(np.min([one.value for one in of_seed.values()])),
+            most=float(np.max([one.value for one in of_seed.values()])),
             interval=interval_over_items(of_seed),
             untrained=first[f"{name}.untrained"],
             chance=first[f"{name}.chance"],
@@ -82,6 +85,8 @@ def interval_over_items(measured: Mapping[int, Outcomes]) -> Interval | None:
     All seeds answer the same items, so an item's outcomes are a cluster.
     """
     runs = list(measured.values())
+    if any(math.isnan(one.value) for one in runs):
+        return None
     # Each seed may have an encoder of its own: the values are not subtracted.
     facts = [fact for fact in OBSTACLES if fact != MEASURED_BY]
     if why := next(filter(None, (obstacle(one, runs[0], facts) for one in runs)), ""):
