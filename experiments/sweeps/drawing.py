@@ -8,6 +8,10 @@ object, and with the same workdir two of the variants are its runs: `full` draws
 `d16` nine latents of 16 channels. `tokens` joins all nine tokens to one latent of 144 channels, so
 that it has as many scalars as `d16`. It needs fewer slots: its rows are shorter, so that they hold
 about as many pictures.
+
+On two cores of an AMD EPYC that other jobs shared it took 4 minutes of CPU time besides what it
+shares with `convergence`. `tokens` draws 82.6% of the prompts with shape and colour correctly and
+`d16` 58.7%, the opposite of the claim's sign (p = .01): docs/science.md.
 """
 
 from __future__ import annotations

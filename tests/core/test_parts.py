@@ -77,3 +77,10 @@ def test_parts_are_reported_by_task_and_by_source():
     }
     alone = named_parts({"text/parts": by_part}, [("", task) for _, task in PARTS[:1]])
     assert alone.keys() == {"text/edit"}
+
+
+def test_named_parts_are_in_the_order_of_their_terms():
+    """A set's order differs between processes, which then would not share compiled programs."""
+    names = [f"term{number}" for number in range(20)]
+    terms = {f"{name}/parts": (jnp.ones(1), jnp.ones(1)) for name in names}
+    assert list(named_parts(terms, [("", "edit")])) == [f"{name}/edit" for name in names]

@@ -40,6 +40,9 @@ def named_parts(
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """`terms` with each by-part term replaced by one for each task, `TERM/TASK`, and, if there are
     several sources, one for each source, `TERM/source/NAME`.
+
+    Their order is that of `terms` and `parts`: it decides the compiled program, which has to be the
+    same in every process.
     """
     groups: dict[str, list[int]] = {}
     for number, (source, task) in enumerate(parts):
@@ -47,8 +50,10 @@ def named_parts(
         if source:
             groups.setdefault(f"source/{source}", []).append(number)
     named = {name: pair for name, pair in terms.items() if not name.endswith(BY_PART)}
-    for name in terms.keys() - named.keys():
+    for name, columns in terms.items():
+        if name in named:
+            continue
         for group, members in groups.items():
             label = f"{name.removesuffix(BY_PART)}/{group}"
-            named[label] = tuple(sum(column[n] for n in members) for column in terms[name])
+            named[label] = tuple(sum(column[n] for n in members) for column in columns)
     return named

@@ -266,7 +266,8 @@ def level_seeds(losses: Mapping[tuple[str, int], float]) -> dict[tuple[str, int]
       ValueError: there is no such variant.
     """
     seeds = {seed for _, seed in losses}
-    common = [one for one in {v for v, _ in losses} if all((one, s) in losses for s in seeds)]
+    variants = dict.fromkeys(variant for variant, _ in losses)
+    common = [one for one in variants if all((one, seed) in losses for seed in seeds)]
     if not common:
         raise ValueError("no variant was trained with all seeds, so they cannot be compared")
     levels = {seed: np.mean([np.log(losses[v, seed]) for v in common]) for seed in seeds}
