@@ -9,9 +9,11 @@ have a difference by item. Two things make that difference uncertain, and they a
             several questions are about one), averaged over the seeds, and made wider for few items
             (Hesterberg 2015)
 
-The interval that decides adds both variances, with degrees of freedom after Satterthwaite (1946). A
-part of the seeds' variance comes from the items and counts twice, so it is too wide rather than too
-narrow. One pair of runs alone has an interval over items only: it says nothing about other seeds.
+The interval that decides adds both variances, with degrees of freedom after Satterthwaite (1946),
+and is at least as wide as that from seeds and that from items alone: two or three seeds that agree
+by chance would else leave the degrees of freedom to the items. A part of the seeds' variance comes
+from the items and counts twice, so it is too wide rather than too narrow. One pair of runs alone
+has an interval over items only: it says nothing about other seeds.
 
 Several comparisons of one sweep are tested together by Holm's method (Holm 1979), which bounds the
 probability of any wrong verdict among them; the intervals are of 95% each.
@@ -185,7 +187,7 @@ def _quantile(degrees: float) -> float:
 
 def _combined(value: float, errors: Sequence[tuple[float, int]]) -> tuple[Interval, float]:
     """The interval of independent standard errors with their degrees of freedom, and the p value of
-    no difference.
+    no difference; neither is smaller than that of one of the errors alone.
 
     Where all differences are equal, no spread can be estimated. The p value is then that of a sign
     test, and a difference that it leaves undecided has no interval.
@@ -198,9 +200,15 @@ def _combined(value: float, errors: Sequence[tuple[float, int]]) -> tuple[Interv
         p = 1.0 if value == 0 else 2.0 ** -max(degrees for _, degrees in errors)
         return Interval(value, value, value) if value == 0 or p < 1 - LEVEL else unknown, p
     degrees = variance**2 / sum(error**4 / degrees for error, degrees in errors)
-    half = _quantile(degrees) * math.sqrt(variance)
-    p = 2 * float(scipy.stats.t.sf(abs(value) / math.sqrt(variance), degrees))
+    tests = [*errors, (math.sqrt(variance), degrees)]
+    half = max(error * _quantile(degrees) for error, degrees in tests)
+    p = max(_p_value(value / error, degrees) for error, degrees in tests if error > 0)
     return Interval(value, value - half, value + half), p
+
+
+def _p_value(t: float, degrees: float) -> float:
+    """Two-sided."""
+    return 2 * float(scipy.stats.t.sf(abs(t), degrees))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
