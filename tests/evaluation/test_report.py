@@ -26,7 +26,7 @@ SECTIONS = (
     "codec",
     "speed",
 )
-VOID = {"meta", "img", "br", "line", "circle", "path", "rect"}
+VOID = {"meta", "img", "br", "wbr", "line", "circle", "path", "rect"}
 
 
 class Balance(html.parser.HTMLParser):

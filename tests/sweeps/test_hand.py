@@ -20,7 +20,8 @@ from unicom_jax.sweeps.hand import (
     settings_of,
     steps_apart,
 )
-from unicom_jax.sweeps.spread import spread_rows, spreads
+from unicom_jax.sweeps.spread import interval_over_items, spread_rows, spreads
+from unicom_jax.sweeps.statistics import Outcomes
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,60 @@ def test_seeds_that_were_scored_after_other_steps_are_shown(tmp_path):
     (group,) = group_runs([tmp_path / "0", tmp_path / "1"])
     assert steps_apart(group) == "seed 0 at codec 1, pretrain 4; seed 1 at codec 1, pretrain 2"
     assert steps_apart(group_runs([tmp_path / "0"])[0]) == ""
+
+
+def scored_at(run: Path, step: int) -> Path:
+    path = run / "scores.json"
+    found = json.loads(path.read_text())
+    found["about"]["checkpoints"] = {"unified": f"pretrain {step}"}
+    path.write_text(json.dumps(found))
+    return run
+
+
+def test_groups_that_were_scored_after_other_steps_show_it(tmp_path):
+    """The configurations say how long the runs train in all."""
+    made = {"seed": 0, "rate": 0.4}
+    first = scored_at(write_hand_made(tmp_path / "a", **made), 4)
+    second = scored_at(write_hand_made(tmp_path / "b", codec__steps=9, **made), 2)
+    assert differing(group_runs([first, second])) == {
+        "codec.steps": [4, 9],
+        "scored": ["pretrain 4", "pretrain 2"],
+    }
+
+
+def test_keys_of_stages_that_the_first_group_does_not_train_are_shown(tmp_path):
+    longer = {"seed": 0, "rate": 0.4, "stages": ("encoder", "codec", "pretrain", "sft")}
+    runs = [write_hand_made(tmp_path / "a", seed=0, rate=0.4)]
+    runs += [
+        write_hand_made(tmp_path / name, sft__learning_rate=rate, **longer)
+        for name, rate in (("b", 0.5), ("c", 0.25))
+    ]
+    found = differing(group_runs(runs))
+    assert found.keys() == {"stages", "sft.learning_rate"}
+    assert found["sft.learning_rate"] == [None, 0.5, 0.25]
+
+
+def test_runs_without_a_score_in_common_are_refused(runs, tmp_path):
+    other = write_hand_made(tmp_path / "other", seed=0, rate=0.4, codec__steps=9)
+    path = other / "scores.json"
+    path.write_text(json.dumps({"about": json.loads(path.read_text())["about"]}))
+    with pytest.raises(ConfigError, match="no score in common: .*a0 has understanding/qa, "):
+        compare_groups(group_runs([runs[0], other]))
+
+
+def test_a_score_that_is_no_number_for_one_seed_has_no_mean(tmp_path):
+    for seed in (0, 1):
+        path = write_hand_made(tmp_path / f"{seed}", seed=seed, rate=0.4) / "scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"understanding/qa": None}))
+    rows = spread_rows(spreads(group_runs([tmp_path / "0", tmp_path / "1"])[0]))
+    assert rows[0][:4] == ("understanding/qa", "–", "– to –", "–")
+    assert len(rows) > 3
+
+
+def test_marks_of_a_single_picture_have_no_interval():
+    """Means of several pictures beside it are shown all the same."""
+    measured = {seed: Outcomes(0.3, {"a what?": 0.3}, {"a what?": "a"}) for seed in (0, 1)}
+    assert interval_over_items(measured) is None
 
 
 def test_a_single_run_is_not_compared_with_itself(runs):

@@ -242,8 +242,15 @@ def test_a_job_is_the_same_after_it_was_written(tmp_path):
 
 
 def test_two_variants_that_are_the_same_are_refused():
-    with pytest.raises(ConfigError, match="the variants one and two are the same"):
-        make_plan(sweep(variants={"one": {}, "two": {"data.threads": 5}}))
+    with pytest.raises(ConfigError, match="the variants one and two are the same; change"):
+        make_plan(sweep(variants={"one": {}, "two": {}}))
+
+
+@pytest.mark.parametrize("key", ["data.threads", "sft.warmup_steps"])
+def test_variants_that_differ_in_what_no_stage_reads_are_refused_with_the_key(key):
+    message = f"one and two are the same, as no stage that they train depends on {key}; change"
+    with pytest.raises(ConfigError, match=message):
+        make_plan(sweep(variants={"one": {}, "two": {key: 5}}))
 
 
 # ---- files ------------------------------------------------------------------------------------
@@ -260,6 +267,9 @@ def test_a_variant_may_be_a_function_that_changes_or_returns_a_configuration():
     assert make_plan(given).runs[0].changes == {"codec.steps": 5}
 
 
+SAID = Contrast("understanding/qa", better="one", worse="two")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -268,7 +278,15 @@ def test_a_variant_may_be_a_function_that_changes_or_returns_a_configuration():
         ({"variants": {"a/b": {}}}, "variant 'a/b' names a folder"),
         ({"variants": {}}, "variants is empty"),
         ({"variants": {"one": {"seed": 3}}}, "variant 'one' sets the seed"),
-        ({"seeds": (1, 1)}, "has one twice"),
+        ({"seeds": (1, 1)}, "seeds has 1 twice"),
+        ({"seeds": (0, 0.5)}, "seeds holds 0.5; each has to be a whole number"),
+        ({"seeds": ([1],)}, r"seeds holds \[1\]"),
+        ({"seeds": (-1,)}, "variant one: seed=-1: give at least 0"),
+        ({"scores": (3,)}, "scores holds 3; each has to be a text"),
+        ({"scores": ("understanding/qa",) * 2}, "scores has 'understanding/qa' twice"),
+        ({"contrasts": SAID}, r"is a Contrast; give a tuple, such as \(Contrast"),
+        ({"contrasts": ("one",)}, "contrasts holds 'one'; each has to be a Contrast"),
+        ({"contrasts": (SAID, SAID)}, "contrasts has Contrast.* twice"),
         ({"minutes": 0}, "is no limit of time"),
         ({"minutes": float("inf")}, "is no limit of time"),
         ({"minutes": "5"}, "minutes='5' is a str; give a number of CPU minutes"),

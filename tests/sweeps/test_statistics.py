@@ -99,6 +99,43 @@ def test_intervals_of_equal_models_contain_zero_about_as_often_as_they_say():
     assert wrong <= 20
 
 
+def test_seeds_that_agree_by_chance_decide_no_more_than_they_do_alone():
+    """Their differences vary far more than the items. With degrees of freedom of the items, 10% of
+    comparisons of equals over two seeds would be decided."""
+    rng, items, decided = np.random.default_rng(7), np.linspace(-1, 1, 50)[None], 0
+    for _ in range(300):
+        outcomes = items + rng.normal(0, 0.8, (2, 1))
+        effect = effect_of(runs((), outcomes), runs((), np.zeros_like(outcomes)))
+        assert effect.interval.high >= effect.seeds.high - 1e-9
+        assert effect.p >= scipy.stats.ttest_1samp(outcomes.mean(1), 0).pvalue - 1e-9
+        decided += effect.p < 0.05
+    assert decided <= 24
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_a_few_items_decide_about_equal_models_as_rarely_as_many(count):
+    """With one seed, of 300 comparisons of equals about 5% exclude 0; percentiles alone would let
+    three items do so in 20%, and twelve in 12%."""
+    rng, wrong = np.random.default_rng(5), 0
+    for _ in range(300):
+        items = rng.normal(size=(1, count))
+        effect = effect_of(runs((), items), runs((), np.zeros_like(items)))
+        wrong += not effect.interval.low <= 0 <= effect.interval.high
+    assert wrong <= 27
+
+
+def test_the_standard_error_over_items_is_that_of_their_mean():
+    items = np.random.default_rng(6).normal(size=(1, 8))
+    effect = effect_of(runs((), items), runs((), np.zeros_like(items)))
+    assert effect.p == pytest.approx(scipy.stats.ttest_1samp(items[0], 0).pvalue, abs=0.03)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_score_that_is_no_finite_number_is_named(value):
+    with pytest.raises(ValueError, match=f"of seed 1, the scores are {value} and 1"):
+        effect_of(runs([1.0, value]), runs([0.0, 1.0]))
+
+
 def test_only_seeds_that_both_variants_have_are_paired():
     first = {0: Outcomes(1.0), 1: Outcomes(2.0), 2: Outcomes(9.0)}
     second = {0: Outcomes(0.0), 1: Outcomes(1.5)}

@@ -61,11 +61,18 @@ def compare(
         try:
             found.append(Comparison(contrast, effect_of(*sides)))
         except ValueError as error:
-            missing = [name for name in (contrast.better, contrast.worse) if not measured.get(name)]
-            why = f"no result of {' and '.join(missing)}" if missing else str(error)
-            found.append(Comparison(contrast, None, why=why))
+            found.append(Comparison(contrast, None, why=_missing(contrast, measured) or str(error)))
     adjusted = holm([one.effect.p if one.effect else math.nan for one in found])
     return [_decided(one, p, claimed) for one, p in zip(found, adjusted, strict=True)]
+
+
+def _missing(contrast: Contrast, measured: Measured) -> str:
+    """Which variants of a contrast have no value of the score; "" if both have one."""
+    none = [name for name in (contrast.better, contrast.worse) if not measured.get(name)]
+    unscored = [name for name in none if name in measured]
+    if unscored:
+        return f"finished runs of {' and '.join(unscored)} have no such score"
+    return f"no result of {' and '.join(none)}" if none else ""
 
 
 def _decided(one: Comparison, p: float, claimed: bool) -> Comparison:
@@ -78,7 +85,8 @@ def _decided(one: Comparison, p: float, claimed: bool) -> Comparison:
 
 
 def measured_of(plan: Plan, workdir: Path, scores: Sequence[str]) -> dict[str, Measured]:
-    """What the finished runs of a plan have measured."""
+    """What the finished runs of a plan have measured. A variant of which no run is finished is
+    left out; one whose finished runs lack a score is empty."""
     found: dict[str, dict[str, dict[int, Outcomes]]] = {score: {} for score in scores}
     done = finished(plan, workdir)
     for run in plan.runs:
@@ -86,8 +94,9 @@ def measured_of(plan: Plan, workdir: Path, scores: Sequence[str]) -> dict[str, M
             continue
         for score in scores:
             outcomes = outcomes_of(run.job.folder(workdir), score)
+            of_variant = found[score].setdefault(run.variant, {})
             if outcomes is not None:
-                found[score].setdefault(run.variant, {})[run.seed] = outcomes
+                of_variant[run.seed] = outcomes
     return found
 
 
@@ -155,7 +164,8 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 TEX = {"\\": r"\textbackslash{}", "−": "$-$", "×": r"$\times$", "–": "--", "∞": r"$\infty$"}
-TEX |= {sign: rf"\{sign}" for sign in "%_&#$"}
+TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+TEX |= {sign: rf"\{sign}" for sign in "%_&#${}"}
 
 
 def latex(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

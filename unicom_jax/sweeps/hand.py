@@ -133,30 +133,48 @@ def _named_apart(groups: list[Group]) -> list[Group]:
 
 def steps_apart(group: Group) -> str:
     """Which checkpoint each seed was scored at, if not all at those of the same steps; else ""."""
-    used = {
-        seed: ", ".join((read_about(run / SCORES_FILE).get("checkpoints") or {}).values())
-        for seed, run in group.runs.items()
-    }
+    used = _checkpoints(group)
     if len(set(used.values())) == 1:
         return ""
     return "; ".join(f"seed {seed} at {steps}" for seed, steps in used.items())
 
 
-def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
-    """Keys in which groups differ, with the value of each group."""
-    first = groups[0].settings
+def _checkpoints(group: Group) -> dict[int, str]:
+    """Which checkpoints each seed was scored at."""
     return {
-        name: [group.settings.get(name) for group in groups]
-        for name in first
-        if any(group.settings.get(name) != first[name] for group in groups)
+        seed: ", ".join((read_about(run / SCORES_FILE).get("checkpoints") or {}).values())
+        for seed, run in group.runs.items()
     }
 
 
+def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
+    """What groups differ in, with the value of each group: keys, where a group that does not train
+    the key's stage has None and does not count; and the checkpoints that were scored."""
+    found: dict[str, list[Any]] = {}
+    for name in dict.fromkeys(name for group in groups for name in group.settings):
+        known = [group.settings[name] for group in groups if name in group.settings]
+        if any(value != known[0] for value in known):
+            found[name] = [group.settings.get(name) for group in groups]
+    scored = ["; ".join(dict.fromkeys(_checkpoints(group).values())) for group in groups]
+    if len(set(scored)) > 1:
+        found["scored"] = scored
+    return found
+
+
 def compare_groups(groups: Sequence[Group]) -> tuple[list[Comparison], dict[str, Measured]]:
-    """Every further group against the first one, in all scores that all runs have."""
+    """Every further group against the first one, in all scores that all runs have.
+
+    Raises:
+      ConfigError: there are none.
+    """
     runs = [run for group in groups for run in group.runs.values()]
     flat = [score_names(read_scores(run / SCORES_FILE)) for run in runs]
     names = [name for name in flat[0] if all(name in other for other in flat)]
+    if not names:
+        raise ConfigError(
+            f"the runs have no score in common: {runs[0]} has {', '.join(flat[0]) or 'none'}; "
+            "evaluate all with the same --suite"
+        )
     scores: dict[str, Measured] = {}
     for name in names:
         found = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -38,17 +39,30 @@ ASKED = ("question", "instruction", "prompt")  # tell the samples of one picture
 
 
 def outcomes_of(folder: Path, score: str) -> Outcomes | None:
-    """A score of a run's folder; None where it has none."""
+    """A score of a run's folder; None where it has none. Its value is NaN if it was no finite
+    number.
+
+    Raises:
+      ValueError: the outcomes of the items are those of another evaluation.
+    """
     if (found := stage_of(score)) is not None:
         value = last_value(folder, *found)
         return None if value is None else Outcomes(value)
     path = folder / SCORES_FILE
     flat = read_scores(path) if path.is_file() else {}
-    if (value := flat.get(score)) is None:
+    if score not in flat:
         return None
-    items, clusters = _items(_kept(folder, path.stat().st_mtime_ns), score)
     facts = _facts(read_about(path), score, flat.get(f"{score}.n"))
-    return Outcomes(float(value), items, clusters, facts)
+    if flat[score] is None:
+        return Outcomes(math.nan, facts=facts)
+    value = float(flat[score])
+    items, clusters = _items(_kept(folder, path.stat().st_mtime_ns), score)
+    if items and not math.isclose(sum(items.values()), value, rel_tol=1e-4, abs_tol=1e-6):
+        raise ValueError(
+            f"{folder / RECORDS_FOLDER / OUTCOMES_FILE} gives {score} {sum(items.values()):.6g}, "
+            f"{path} {value:.6g}; they are of two evaluations, so run unicom evaluate again"
+        )
+    return Outcomes(value, items, clusters, facts)
 
 
 def _facts(about: Mapping[str, Any], score: str, samples: int | None) -> dict[str, Any]:

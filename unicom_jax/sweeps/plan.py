@@ -132,12 +132,19 @@ def make_plan(sweep: Sweep) -> Plan:
             twin = names.setdefault((seed, run.id.rpartition("-")[2]), name)
             if twin != name:
                 raise ConfigError(
-                    f"the variants {twin} and {name} are the same; change or remove one of them"
+                    f"the variants {twin} and {name} are the same"
+                    f"{_without_effect(configs[twin], config)}; change or remove one of them"
                 )
             runs.append(Run(name, seed, run, _changes(sweep.config, config)))
     check_scores(sweep.scores, configs.values())
     jobs |= {run.job.id: run.job for run in runs}
     return Plan(jobs, tuple(runs))
+
+
+def _without_effect(one: ConfigDict, other: ConfigDict) -> str:
+    """The keys in which two configurations of the same runs differ, in words."""
+    keys = ", ".join(_changes(one, other))
+    return f", as no stage that they train depends on {keys}" if keys else ""
 
 
 def _changes(base: ConfigDict, config: ConfigDict) -> dict[str, Any]:

@@ -97,10 +97,9 @@ def _view(sweep: Sweep, plan: Plan, workdir: Path) -> dict[str, Any]:
 
 
 def _cell(score: str, found: Mapping[int, Any]) -> tuple[str, str]:
-    """The mean over seeds, and what each seed gave."""
-    return show(score, mean_of(found)), " / ".join(
-        show(score, found[s].value) for s in sorted(found)
-    )
+    """The mean over seeds, and what each seed gave; a line breaks between seeds alone."""
+    seeds = (show(score, found[seed].value).replace(" ", "\u00a0") for seed in sorted(found))
+    return show(score, mean_of(found)), " / ".join(seeds)
 
 
 def _lines(found: Sequence[Comparison], measured: Mapping[str, Measured]) -> list[Line]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from unicom_jax.config import ConfigError
 from unicom_jax.evaluation.intervals import Interval, clustered_wilson, mean_interval
@@ -23,8 +26,8 @@ class Spread:
     """A score of several seeds.
 
     Attributes:
-      mean, least, most: over the seeds.
-      interval: of the mean, over test items; None if the score is no mean over items.
+      mean, least, most: over the seeds; NaN if the score of one is no number.
+      interval: of the mean, over test items; None if the score is no mean over several.
       untrained, chance: of the first seed; None if they were not measured.
       count: test items of each seed.
     """
@@ -59,9 +62,9 @@ def spreads(group: Group) -> list[Spread]:
         Spread(
             score=name,
             mean=mean_of(of_seed),
-            least=min(one.value for one in of_seed.values()),
-            most=max(one.value for one in of_seed.values()),
-            interval=_over_items(of_seed),
+            least=float(np.min([one.value for one in of_seed.values()])),
+            most=float(np.max([one.value for one in of_seed.values()])),
+            interval=interval_over_items(of_seed),
             untrained=first[f"{name}.untrained"],
             chance=first[f"{name}.chance"],
             count=first[f"{name}.n"],
@@ -76,12 +79,14 @@ def _measured(runs: Mapping[int, Path], name: str) -> dict[int, Outcomes]:
     return {seed: one for seed, one in found.items() if one is not None}
 
 
-def _over_items(measured: Mapping[int, Outcomes]) -> Interval | None:
+def interval_over_items(measured: Mapping[int, Outcomes]) -> Interval | None:
     """The interval of the mean over seeds for other test items, with the same models.
 
     All seeds answer the same items, so an item's outcomes are a cluster.
     """
     runs = list(measured.values())
+    if any(math.isnan(one.value) for one in runs):
+        return None
     # Each seed may have an encoder of its own: the values are not subtracted.
     facts = [fact for fact in OBSTACLES if fact != MEASURED_BY]
     if why := next(filter(None, (obstacle(one, runs[0], facts) for one in runs)), ""):
@@ -92,6 +97,8 @@ def _over_items(measured: Mapping[int, Outcomes]) -> Interval | None:
     # 0.9999999 into 1.
     marks = [round(len(one.items) * value, 9) for one in runs for value in one.items.values()]
     clusters = [one.clusters.get(item, item) for one in runs for item in one.items]
+    if len(set(clusters)) < 2:  # a single picture says nothing about others
+        return None
     if set(marks) <= {0.0, 1.0}:
         return clustered_wilson([mark == 1.0 for mark in marks], clusters)
     return mean_interval(marks, clusters)

@@ -6,11 +6,14 @@ have a difference by item. Two things make that difference uncertain, and they a
     seeds   another training run would give another difference: Student's t over the differences of
             the seeds, which are paired, because the variants share data and initial weights
     items   other test items would: bootstrap over the differences of items (of pictures, where
-            several questions are about one), averaged over the seeds
+            several questions are about one), averaged over the seeds, and made wider for few items
+            (Hesterberg 2015)
 
-The interval that decides adds both variances, with degrees of freedom after Satterthwaite (1946). A
-part of the seeds' variance comes from the items and counts twice, so it is too wide rather than too
-narrow. One pair of runs alone has an interval over items only: it says nothing about other seeds.
+The interval that decides adds both variances, with degrees of freedom after Satterthwaite (1946),
+and is at least as wide as that from seeds and that from items alone: two or three seeds that agree
+by chance would else leave the degrees of freedom to the items. A part of the seeds' variance comes
+from the items and counts twice, so it is too wide rather than too narrow. One pair of runs alone
+has an interval over items only: it says nothing about other seeds.
 
 Several comparisons of one sweep are tested together by Holm's method (Holm 1979), which bounds the
 probability of any wrong verdict among them; the intervals are of 95% each.
@@ -26,7 +29,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from unicom_jax.evaluation.intervals import Interval
+from unicom_jax.evaluation.intervals import Z95, Interval
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -89,12 +92,18 @@ def effect_of(first: Mapping[int, Outcomes], second: Mapping[int, Outcomes]) -> 
     """The effect over runs by seed.
 
     Raises:
-      ValueError: no seed in common, or runs that cannot be compared (`obstacle`).
+      ValueError: no seed in common, runs that cannot be compared (`obstacle`), or a score that is
+        no finite number.
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         raise ValueError("the runs have no seed in common; compare runs of the same seeds")
     differences = [first[seed].value - second[seed].value for seed in seeds]
+    for seed, difference in zip(seeds, differences, strict=True):
+        if not math.isfinite(difference):
+            raise ValueError(
+                f"of seed {seed}, the scores are {first[seed].value:g} and {second[seed].value:g}"
+            )
     value = float(np.mean(differences))
     over_seeds = _student(differences) if len(seeds) > 1 else None
     clusters = [_by_cluster(first[seed], second[seed]) for seed in seeds]
@@ -140,7 +149,12 @@ def _by_cluster(first: Outcomes, second: Outcomes) -> dict[str, float]:
 
 
 def _bootstrap(clusters: Sequence[Mapping[str, float]], value: float) -> Interval | None:
-    """Percentiles over resampled clusters, the same of all seeds; None with fewer than three."""
+    """Percentiles over resampled clusters, the same of all seeds; None with fewer than three.
+
+    Percentiles alone exclude 0 for 15% of equal models with 12 clusters: they estimate the spread
+    with n instead of n - 1, and take its estimate to be exact. Both ends are therefore moved away
+    from the value by Student's quantile over the normal one, times √(n / (n - 1)).
+    """
     names = sorted(set().union(*clusters))
     if len(names) < 3:
         return None
@@ -156,7 +170,10 @@ def _bootstrap(clusters: Sequence[Mapping[str, float]], value: float) -> Interva
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Interval(value, float(found.low), float(found.high))
+    groups = len(names)
+    wider = _quantile(groups - 1) / Z95 * math.sqrt(groups / (groups - 1))
+    low, high = (value + wider * (float(end) - value) for end in found)
+    return Interval(value, low, high)
 
 
 def _error(interval: Interval, degrees: int) -> float:
@@ -170,7 +187,7 @@ def _quantile(degrees: float) -> float:
 
 def _combined(value: float, errors: Sequence[tuple[float, int]]) -> tuple[Interval, float]:
     """The interval of independent standard errors with their degrees of freedom, and the p value of
-    no difference.
+    no difference; neither is smaller than that of one of the errors alone.
 
     Where all differences are equal, no spread can be estimated. The p value is then that of a sign
     test, and a difference that it leaves undecided has no interval.
@@ -183,9 +200,15 @@ def _combined(value: float, errors: Sequence[tuple[float, int]]) -> tuple[Interv
         p = 1.0 if value == 0 else 2.0 ** -max(degrees for _, degrees in errors)
         return Interval(value, value, value) if value == 0 or p < 1 - LEVEL else unknown, p
     degrees = variance**2 / sum(error**4 / degrees for error, degrees in errors)
-    half = _quantile(degrees) * math.sqrt(variance)
-    p = 2 * float(scipy.stats.t.sf(abs(value) / math.sqrt(variance), degrees))
+    tests = [*errors, (math.sqrt(variance), degrees)]
+    half = max(error * _quantile(degrees) for error, degrees in tests)
+    p = max(_p_value(value / error, degrees) for error, degrees in tests if error > 0)
     return Interval(value, value - half, value + half), p
+
+
+def _p_value(t: float, degrees: float) -> float:
+    """Two-sided."""
+    return 2 * float(scipy.stats.t.sf(abs(t), degrees))
 
 
 def holm(ps: Sequence[float]) -> list[float]:

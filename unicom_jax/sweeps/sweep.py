@@ -35,6 +35,7 @@ TYPES = {
     "variants": (Mapping, "a dict, such as {'narrow': {}, 'wide': {'pretrain.steps': 2}}"),
     "seeds": (Sequence, "a tuple of numbers, such as (0, 1, 2)"),
     "scores": (Sequence, "a tuple of texts, such as ('understanding/qa',)"),
+    "contrasts": (Sequence, "a tuple, such as (Contrast(...),) with the comma"),
     "minutes": (int | float, "a number of CPU minutes, such as 90"),
 }
 
@@ -151,8 +152,12 @@ def _check(sweep: Sweep) -> None:
             )
         if not callable(change) and "seed" in change:
             raise ConfigError(f"variant {name!r} sets the seed; list seeds in seeds=(0, 1, ...)")
-    if len(set(sweep.seeds)) < len(sweep.seeds):
-        raise ConfigError(f"seeds={tuple(sweep.seeds)} has one twice; remove it")
+    for field, kind, words in (
+        ("seeds", int, "a whole number, such as 0"),
+        ("scores", str, "a text, such as 'understanding/qa'"),
+        ("contrasts", Contrast, "a Contrast of unicom_jax.sweeps.sweep"),
+    ):
+        _check_items(field, getattr(sweep, field), kind, words)
     if sweep.split not in SPLITS:
         raise ConfigError(f"split={sweep.split!r} is unknown; choose {' or '.join(SPLITS)}")
     if not 0 < sweep.minutes < math.inf:
@@ -174,6 +179,14 @@ def _check(sweep: Sweep) -> None:
             raise ConfigError(
                 f"a contrast names the score {contrast.score!r}, which is not in scores; add it"
             )
+
+
+def _check_items(field: str, items: Sequence[Any], kind: type, words: str) -> None:
+    for number, item in enumerate(items):
+        if not isinstance(item, kind) or isinstance(item, bool):
+            raise ConfigError(f"{field} holds {item!r}; each has to be {words}")
+        if item in items[:number]:
+            raise ConfigError(f"{field} has {item!r} twice; remove one")
 
 
 def _check_score(score: str) -> None:
