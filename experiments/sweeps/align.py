@@ -9,7 +9,7 @@ billion). The base is the small world of `convergence`, and the readers are thos
 
 On two cores of an AMD EPYC that other jobs shared it took 9 minutes of CPU time besides what it
 shares with `convergence`. `reader` draws 41.7% of the prompts with shape and colour correctly and
-`together` 52.4%, the opposite of the paper's sign (p = .04): docs/science.md.
+`together` 52.4%, undecided (p = .07): docs/science.md.
 """
 
 from __future__ import annotations
