@@ -14,7 +14,7 @@ from unicom_jax.parallel.plan.topology import parse_topology
 from unicom_jax.sweeps import command, measure
 from unicom_jax.sweeps import predict as prediction
 from unicom_jax.sweeps.measure import Measured
-from unicom_jax.sweeps.outcomes import path_of
+from unicom_jax.sweeps.outcomes import path_of, write_outcome
 from unicom_jax.sweeps.plan import write_jobs
 from unicom_jax.sweeps.sweep import load_sweep
 from unicom_jax.sweeps.sweep_flags import add_run_flags
@@ -88,6 +88,18 @@ def test_a_run_of_an_earlier_training_is_left_to_do_in_a_dry_run(tmp_path, capsy
     )
     assert "24 jobs, 17 done" in text
     assert f"! {run.id}: runs/{run.id} holds an earlier training of {stage}" in text
+
+
+def test_a_dry_run_does_without_the_descriptions_of_jobs(tmp_path, capsys):
+    """Those of its own plan are known, and another sweep's job is only of use with its own."""
+    (tmp_path / "fake.py").write_text(FILE)
+    workdir = tmp_path / "run"
+    write_fake_sweep(workdir)
+    write_outcome(workdir, "pretrain-of-another", status="done", cpu_seconds=1.0)
+    text = printed(
+        capsys, "sweep", "run", str(tmp_path / "fake.py"), f"--workdir={workdir}", "--dry-run"
+    )
+    assert "24 jobs, 18 done" in text
 
 
 def test_status_names_each_job_with_its_state_and_reason(made, capsys):

@@ -310,6 +310,19 @@ SAID = Contrast("understanding/qa", better="one", worse="two")
         ({"scores": ("pretrained:eval/loss",)}, "is not understood"),
         ({"contrasts": (Contrast("understanding/qa", "one", "three"),)}, "variant 'three'"),
         ({"contrasts": (Contrast("editing/success", "one", "two"),)}, "not in scores"),
+        (
+            {
+                "contrasts": (
+                    Contrast("understanding/qa", "one", "two"),
+                    Contrast("understanding/qa", "two", "one", paper="+2"),
+                )
+            },
+            "two contrasts compare 'one' and 'two' by 'understanding/qa', in both directions",
+        ),
+        (
+            {"variants": {"one": lambda config: setattr(config, "seed", 3)}},
+            "variant one: the function sets the seed; list seeds in seeds=",
+        ),
         ({"contrasts": (Contrast("understanding/qa", "one", "one"),)}, "'one' with itself"),
         ({"scores": ("sft:eval/loss",)}, "no variant trains the stage sft; stages are encoder"),
         ({"scores": ("pretrain:eval/loss",)}, "is not measured; set pretrain.eval_every above 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import shutil
 from collections import Counter
@@ -69,7 +70,7 @@ def run_sweep(args: argparse.Namespace, console: Console) -> None:
     whole = make_plan(sweep)
     plan = whole.shard(*args.shard) if args.shard else whole
     if args.measure:
-        outcomes, jobs = _known(workdir)
+        outcomes, jobs = _known(workdir, plan)
         done = {jobs[id].alike for id, one in outcomes.items() if one.get("status") == DONE}
         measure_stages(plan, workdir, console, done)
     if args.measure or args.dry_run:
@@ -153,7 +154,7 @@ def _table(*headings: str, numbers: Sequence[str] = ()) -> rich.table.Table:
 
 def print_plan(sweep: Sweep, plan: Plan, workdir: Path, console: Console) -> None:
     """What `run` would do: variants, what they share, predicted time and disk space."""
-    outcomes, jobs = _known(workdir)
+    outcomes, jobs = _known(workdir, plan)
     costs = predict(plan, outcomes, jobs, read_measured(workdir, plan))
     shared = plan.shared()
     ended = {id: outcomes.get(id, {}) for id in plan.jobs}
@@ -223,10 +224,14 @@ def _print_space(
     console.print(f"disk: {nbytes / 2**20:,.0f} MiB of checkpoints, {free / 2**20:,.0f} MiB free")
 
 
-def _known(workdir: Path) -> tuple[dict[str, Mapping[str, Any]], dict[str, Job]]:
-    """Outcomes and descriptions of all jobs in a folder, those of other plans too."""
-    outcomes = read_outcomes(workdir)
-    return outcomes, {id: read_job(workdir, id) for id in outcomes}
+def _known(workdir: Path, plan: Plan) -> tuple[dict[str, Mapping[str, Any]], dict[str, Job]]:
+    """Outcomes and descriptions of all jobs in a folder, those of other plans too, except for jobs
+    of other plans whose description is lost."""
+    outcomes, jobs = read_outcomes(workdir), dict(plan.jobs)
+    for id in outcomes.keys() - jobs.keys():
+        with contextlib.suppress(FileNotFoundError):
+            jobs[id] = read_job(workdir, id)
+    return {id: outcome for id, outcome in outcomes.items() if id in jobs}, jobs
 
 
 def _labels(jobs: Sequence[Job]) -> str:

@@ -164,7 +164,8 @@ def _check(sweep: Sweep) -> None:
         raise ConfigError(f"minutes={sweep.minutes} is no limit of time; give CPU minutes above 0")
     for score in sweep.scores:
         _check_score(score)
-    for contrast in sweep.contrasts:
+    pairs = [dataclasses.replace(contrast, paper="") for contrast in sweep.contrasts]
+    for contrast in pairs:
         for name in (contrast.better, contrast.worse):
             if name not in sweep.variants:
                 raise ConfigError(
@@ -174,6 +175,11 @@ def _check(sweep: Sweep) -> None:
         if contrast.better == contrast.worse:
             raise ConfigError(
                 f"a contrast compares the variant {contrast.better!r} with itself; name two"
+            )
+        if dataclasses.replace(contrast, better=contrast.worse, worse=contrast.better) in pairs:
+            raise ConfigError(
+                f"two contrasts compare {contrast.better!r} and {contrast.worse!r} by "
+                f"{contrast.score!r}, in both directions; remove one"
             )
         if contrast.score not in sweep.scores:
             raise ConfigError(
@@ -212,6 +218,8 @@ def variant_config(sweep: Sweep, name: str, seed: int) -> ConfigDict:
         if callable(change):
             config = _called(change, config)
             check_values(config)
+            if config.seed != sweep.config.seed:
+                raise ConfigError("the function sets the seed; list seeds in seeds=(0, 1, ...)")
         else:
             set_values(config, change)
         set_values(config, {"seed": seed})
