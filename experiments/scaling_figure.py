@@ -87,11 +87,11 @@ def _draw_growth(ax: Axes, laws: IsoFlop) -> None:
         else:
             label = name
         if len(costs):
-            below = {"xytext": (0, -20), "textcoords": "offset points", "ha": "right", "va": "top"}
-            ax.annotate(label, (costs[-1], best[-1]), fontsize=SMALL, **below)
+            above = {"xytext": (0, 8), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+            ax.annotate(label, (costs[-1], best[-1]), fontsize=SMALL, **above)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.margins(y=0.2)  # for the label below the lowest point
+    ax.margins(y=0.2)  # for the label above the highest point
     ax.set_xlabel("operations C")
     ax.set_ylabel("best weights N*, their tokens D*")
 
@@ -116,7 +116,7 @@ def _draw_prediction(
     every = [run.loss for run in (*grid, *held_out)]
     ends = [min(every), max(every)]
     ax.plot(ends, ends, color=FAINT, linewidth=1, zorder=0, label="exact")
-    ax.set_xlabel("loss that the surface of large budgets predicts")
+    ax.set_xlabel("loss predicted from large budgets")
     ax.set_ylabel("measured loss")
     ax.legend(fontsize=SMALL, frameon=False)
 
