@@ -1,10 +1,10 @@
 """Plots a score of runs of reinforcement learning against the CPU time that they took.
 
     python -m experiments.objectives_figure --figure=objectives.png \\
-      --run=DiffusionNFT,runs/u4g-0,205,runs/before-0 \\
-      --run=DiffusionNFT,runs/u4g-1,203,runs/before-1 \\
-      --run=Flow-GRPO,runs/grpo-0,220,runs/before-0 \\
-      --run=Flow-GRPO,runs/grpo-1,219,runs/before-1
+      --run=DiffusionNFT,runs/nft-0,197,runs/before-0 \\
+      --run=DiffusionNFT,runs/nft-1,210,runs/before-1 \\
+      --run=Flow-GRPO,runs/grpo-0,225,runs/before-0 \\
+      --run=Flow-GRPO,runs/grpo-1,220,runs/before-1
 
 Each run is a name, a workdir, the seconds of CPU time of its `unicom train`, as `time` prints them
 (user + sys), and, if it is to be drawn, a workdir that has the score of the weights from which it
@@ -15,8 +15,8 @@ over its prompts. The table of what is drawn is printed.
 `unicom evaluate` replaces the scores of the step before, so copies are kept:
 
     for step in 25 50 75 100; do
-      unicom evaluate --workdir=runs/u4g-0 --suite=generations --no-baseline --step=$step
-      cp runs/u4g-0/scores.json runs/u4g-0/scores-$step.json
+      unicom evaluate --workdir=runs/nft-0 --suite=generations --no-baseline --step=$step
+      cp runs/nft-0/scores.json runs/nft-0/scores-$step.json
     done
 
 All files `scores*.json` of a workdir are read; each names the step that it is of. The CPU time at a

@@ -2,8 +2,8 @@
 
 loss against weights, a parabola for each budget, with its minimum
 the best weights and their tokens against operations
-the loss of every run of a large budget beside what the surface of these predicts, and of the
-held-out runs
+the measured losses of runs of large budgets and of held-out runs, beside those of the surface that
+is fitted to the former
 """
 
 from __future__ import annotations

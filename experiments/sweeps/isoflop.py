@@ -12,7 +12,7 @@ and all runs of a seed are evaluated on the same rows, flow times and noise. The
 have two and four times the largest budget and are left out of the fits, which predict them.
 
 arXiv 2603.03276 reports N* growing as C^.47 for language and C^.37 for vision, from 6e18 operations
-on, five million times the largest budget here. What was run and found is in docs/scaling.md.
+on, 2.5 million times the largest budget here. What was run and found is in docs/scaling.md.
 """
 
 from __future__ import annotations

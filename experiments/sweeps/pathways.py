@@ -10,9 +10,9 @@ the latents that they stand for. Operations are those of the stage that draws; t
 variants are trained for 150 steps of 5.5 billion.
 
 The base is the small world of `convergence`. On two cores of an AMD EPYC that other jobs shared it
-took 21 minutes of CPU time. Transfusion draws 51.0% of the prompts with shape and colour correctly,
-`query` 59.4% (undecided), `parameters` 38.2% (p = .03) and `flops` 18.1% (p = .07):
-docs/science.md.
+took 21 minutes of CPU time besides what it shares. Transfusion draws 51.0% of the prompts with
+shape and colour correctly, `query` 59.4% (undecided), `parameters` 38.2% (p = .03) and `flops`
+18.1% (p = .07): docs/science.md.
 """
 
 from __future__ import annotations

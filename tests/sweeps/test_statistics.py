@@ -114,8 +114,8 @@ def test_seeds_that_agree_by_chance_decide_no_more_than_they_do_alone():
 
 @pytest.mark.parametrize("count", [3, 12])
 def test_a_few_items_decide_about_equal_models_as_rarely_as_many(count):
-    """With one seed, of 300 comparisons of equals about 5% exclude 0; percentiles alone would let
-    three items do so in 20%, and twelve in 12%."""
+    """With one seed, about 5% of 300 comparisons of equals exclude 0; by percentiles alone, many
+    more would."""
     rng, wrong = np.random.default_rng(5), 0
     for _ in range(300):
         items = rng.normal(size=(1, count))

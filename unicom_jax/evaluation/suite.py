@@ -117,7 +117,8 @@ class Makes:
     """The scores that a suite makes.
 
     Attributes:
-      names: a regular expression that matches the whole name of each of them and no other name.
+      names: a regular expression that matches the whole name of each of them, and of no score of
+        another suite.
       count: the key of `EvaluationConfig` that says on how many samples they are computed.
     """
 

@@ -40,7 +40,7 @@ from unicom_jax.models.latent_codec import AutoencoderCodec
 from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.runs import autoencoder, weights
-from unicom_jax.runs.stages import UNIFIED, in_model
+from unicom_jax.runs.stages import UNIFIED, reconstructing
 from unicom_jax.runs.trained import furthest
 
 # What a codec needs: itself, the encoder whose features it codes, and a given autoencoder in whose
@@ -109,14 +109,15 @@ class Reconstructor:
         mesh: str | None = None,
         part: str = AUTOENCODER,
     ) -> Reconstructor:
-        """The same with random weights; arguments as for `Generator.untrained` and `load`, but the
-        tokenizer is not used."""
+        """The same models with random weights; arguments as for `Generator.untrained` and `load`,
+        but the tokenizer is not used."""
         del tokenizer
         devices = make_mesh(mesh or "fsdp=-1", jax.devices())
+        params: dict[str, Params] = {}
         if part == AUTOENCODER:
-            params = {"codec": autoencoder.fresh_autoencoder(config, seed, devices)}
+            params["codec"] = autoencoder.fresh_autoencoder(config, seed, devices)
         else:
-            params = weights.untrained(config, seed, devices, only=CODEC_TREES)
+            params |= weights.untrained(config, seed, devices, only=CODEC_TREES)
         return cls(config, params, _models(config, devices, part))
 
     @cached_property
@@ -206,8 +207,7 @@ def trained_alone(config: Mapping[str, Any], workdir: Path) -> str | None:
     None: the run has a unified model, or neither of the two."""
     if furthest(config, workdir, UNIFIED.part):
         return None
-    own = in_model(config)["codec"].part
-    return next((part for part in (own, AUTOENCODER) if furthest(config, workdir, part)), None)
+    return next((part for part in reconstructing(config) if furthest(config, workdir, part)), None)
 
 
 def _models(config: Mapping[str, Any], mesh: Mesh, part: str) -> engine.Models:

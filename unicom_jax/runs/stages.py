@@ -30,6 +30,7 @@ from unicom_jax.families.build import (
 )
 from unicom_jax.families.family import Subtree
 from unicom_jax.families.painters import decoder_group
+from unicom_jax.models.paint_space import AUTOENCODER
 
 Config = Mapping[str, Any]
 
@@ -227,6 +228,11 @@ STAGES: dict[str, StageSpec] = {
 def in_model(config: Config) -> dict[str, Subtree]:
     """All weights that a trained model needs: name of the tree -> where it comes from."""
     return {**family_of(config).in_model, "unified": UNIFIED}
+
+
+def reconstructing(config: Config) -> tuple[str, str]:
+    """The parts that can reconstruct pictures on their own: the model's codec, an autoencoder."""
+    return in_model(config)["codec"].part, AUTOENCODER
 
 
 # ---- the stages of a configuration ------------------------------------------------------------

@@ -71,7 +71,9 @@ def run_sweep(args: argparse.Namespace, console: Console) -> None:
     plan = whole.shard(*args.shard) if args.shard else whole
     if args.measure:
         outcomes, jobs = _known(workdir, plan)
-        done = {jobs[id].alike for id, one in outcomes.items() if one.get("status") == DONE}
+        unit = unit_of_time()
+        known = [id for id, one in outcomes.items() if one.get("status") == DONE and unit in one]
+        done = {jobs[id].alike for id in known}
         measure_stages(plan, workdir, console, done)
     if args.measure or args.dry_run:
         print_plan(sweep, plan, workdir, console)

@@ -54,6 +54,7 @@ from unicom_jax.training.stopping import Stopped
 FOLDER = "measured"  # in a sweep's workdir
 MISSED = "/jax/compilation_cache/cache_misses"  # JAX has compiled a program and kept it
 APART = 2  # every second step is followed by an evaluation and a drawing, where a stage has them
+PATIENCE = APART  # steps of a process that compiles: until the first evaluation
 TRIES = 3  # processes of a stage, the last of which is measured even if it compiles
 LEAST, MOST, SECONDS = 5, 50, 3.0  # steps that are measured: more until they took these seconds
 
@@ -97,7 +98,7 @@ def measure_stages(
     stages = {job.alike: job for job in plan.jobs.values() if job.kind == STAGE}
     stages = {alike: job for alike, job in stages.items() if alike not in known}
     if stages:
-        console.print(f"measuring {len(stages)} stages")
+        console.print(f"measuring {len(stages)} {'stage' if len(stages) == 1 else 'stages'}")
     for job in stages.values():
         try:
             found = _measured(job, workdir)
@@ -125,7 +126,7 @@ def read_measured(workdir: Path, plan: Plan) -> dict[str, float]:
 
 
 def _measured(job: Job, workdir: Path) -> Measured:
-    for patience in (*[APART] * (TRIES - 1), MOST):
+    for patience in (*[PATIENCE] * (TRIES - 1), MOST):
         found = _in_process(job, workdir, patience)
         if not found.compiled:
             break
@@ -280,8 +281,8 @@ def extrapolate(
     """The time of a whole stage, and that of one of its steps.
 
     Args:
-      marks: time after each of the first steps. Every `APART`th one is followed by an evaluation
-        and a drawing, if the stage has any; the first of each is slower than others.
+      marks: time after each of the first steps, and after the evaluation and the drawing that come
+        with every `APART`th one if the stage has any; the first of each is slower than others.
       observed: time of each drawing.
       total: time until the end, with these steps alone.
       steps, evaluations, drawings: of the whole stage.

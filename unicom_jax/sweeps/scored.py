@@ -11,9 +11,8 @@ from ml_collections import ConfigDict
 
 from unicom_jax.config import ConfigError
 from unicom_jax.evaluation.run import SUITES, UNIFIED, suite_of
-from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.runs.stages import UNIFIED as UNIFIED_MODEL
-from unicom_jax.runs.stages import occurrences
+from unicom_jax.runs.stages import occurrences, reconstructing
 from unicom_jax.sweeps.sweep import stage_of
 
 
@@ -44,7 +43,7 @@ def _missing(score: str, config: ConfigDict) -> str:
     parts = {one.spec.part for one in occurrences(config.stages)}
     if UNIFIED_MODEL.part not in parts and suite != "reconstructions":
         return "needs a unified model, and no variant trains one"
-    if not parts & {UNIFIED_MODEL.part, "codec", AUTOENCODER}:
+    if not parts & {UNIFIED_MODEL.part, *reconstructing(config)}:
         return "needs a codec or an autoencoder, and no variant trains one"
     key = SUITES[suite].count
     return "" if config.evaluation[key] else f"has no samples; set evaluation.{key} above 0"

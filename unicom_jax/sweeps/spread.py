@@ -27,7 +27,8 @@ class Spread:
 
     Attributes:
       mean, least, most: over the seeds; NaN if the score of one is no number.
-      interval: of the mean, over test items; None if the score is no mean over several.
+      interval: of the mean, over test items; None if the score is no mean over
+        several items.
       untrained, chance: of the first seed; None if they were not measured.
       count: test items of each seed.
     """

@@ -11,9 +11,9 @@ have a difference by item. Two things make that difference uncertain, and they a
 
 The interval that decides adds both variances, with degrees of freedom after Satterthwaite (1946),
 and is at least as wide as that from seeds and that from items alone: two or three seeds that agree
-by chance would else leave the degrees of freedom to the items. A part of the seeds' variance comes
-from the items and counts twice, so it is too wide rather than too narrow. One pair of runs alone
-has an interval over items only: it says nothing about other seeds.
+by chance would otherwise leave the degrees of freedom to the items. A part of the seeds' variance
+comes from the items and counts twice, so it is too wide rather than too narrow. One pair of runs
+alone has an interval over items only: it says nothing about other seeds.
 
 Several comparisons of one sweep are tested together by Holm's method (Holm 1979), which bounds the
 probability of any wrong verdict among them; the intervals are of 95% each.
@@ -151,9 +151,9 @@ def _by_cluster(first: Outcomes, second: Outcomes) -> dict[str, float]:
 def _bootstrap(clusters: Sequence[Mapping[str, float]], value: float) -> Interval | None:
     """Percentiles over resampled clusters, the same of all seeds; None with fewer than three.
 
-    Percentiles alone exclude 0 for 15% of equal models with 12 clusters: they estimate the spread
-    with n instead of n - 1, and take its estimate to be exact. Both ends are therefore moved away
-    from the value by Student's quantile over the normal one, times √(n / (n - 1)).
+    Percentiles alone exclude 0 for a quarter of equal models with 3 clusters: they estimate the
+    spread with n instead of n - 1, and take its estimate to be exact. Both ends are therefore
+    moved away from the value by Student's quantile over the normal one, times √(n / (n - 1)).
     """
     names = sorted(set().union(*clusters))
     if len(names) < 3:

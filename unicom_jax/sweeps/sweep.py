@@ -165,6 +165,7 @@ def _check(sweep: Sweep) -> None:
     for score in sweep.scores:
         _check_score(score)
     pairs = [dataclasses.replace(contrast, paper="") for contrast in sweep.contrasts]
+    _check_items("contrasts", pairs, Contrast, "")
     for contrast in pairs:
         for name in (contrast.better, contrast.worse):
             if name not in sweep.variants:
@@ -216,10 +217,11 @@ def variant_config(sweep: Sweep, name: str, seed: int) -> ConfigDict:
     change = sweep.variants[name]
     try:
         if callable(change):
-            config = _called(change, config)
-            check_values(config)
-            if config.seed != sweep.config.seed:
+            found = _called(change, config)
+            if found is config and config.seed != sweep.config.seed:
                 raise ConfigError("the function sets the seed; list seeds in seeds=(0, 1, ...)")
+            config = found
+            check_values(config)
         else:
             set_values(config, change)
         set_values(config, {"seed": seed})
