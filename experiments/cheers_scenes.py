@@ -39,8 +39,8 @@ prompts every 2000 steps. An evaluation takes .8. docs/results.md has the interv
 
 `scenes_base` is the mean of three seeds of 32 minutes. Seed 2 fails where colours matter: in
 the reconstructions of its autoencoder, the judge finds 80% of the facts, in the others 99 to 100%.
-With seed 0, edits fail
-because something else changes (25 of 128) rather than because the target is missed (7).
+With seed 0, edits fail because something else changes (25 of 128) rather than because the target
+is missed (7).
 
 What made it draw, compared with an earlier version that reached 4% overall, 56% of the questions
 and no edit in 21 minutes:

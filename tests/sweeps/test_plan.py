@@ -320,6 +320,15 @@ SAID = Contrast("understanding/qa", better="one", worse="two")
             "two contrasts compare 'one' and 'two' by 'understanding/qa', in both directions",
         ),
         (
+            {
+                "contrasts": (
+                    Contrast("understanding/qa", "one", "two"),
+                    Contrast("understanding/qa", "one", "two", paper="+2"),
+                )
+            },
+            "by 'understanding/qa', in both directions or in the same one; remove one",
+        ),
+        (
             {"variants": {"one": lambda config: setattr(config, "seed", 3)}},
             "variant one: the function sets the seed; list seeds in seeds=",
         ),

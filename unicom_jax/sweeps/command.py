@@ -43,6 +43,7 @@ from unicom_jax.sweeps.predict import (
     PLANNED,
     UNKNOWN,
     Cost,
+    finished_seconds,
     predict,
     unit_of_time,
 )
@@ -70,11 +71,7 @@ def run_sweep(args: argparse.Namespace, console: Console) -> None:
     whole = make_plan(sweep)
     plan = whole.shard(*args.shard) if args.shard else whole
     if args.measure:
-        outcomes, jobs = _known(workdir, plan)
-        unit = unit_of_time()
-        known = [id for id, one in outcomes.items() if one.get("status") == DONE and unit in one]
-        done = {jobs[id].alike for id in known}
-        measure_stages(plan, workdir, console, done)
+        measure_stages(plan, workdir, console, finished_seconds(*_known(workdir, plan)))
     if args.measure or args.dry_run:
         print_plan(sweep, plan, workdir, console)
     if args.dry_run:

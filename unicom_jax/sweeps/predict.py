@@ -34,6 +34,7 @@ from unicom_jax.planning.estimate import estimate_stage
 from unicom_jax.planning.program import assume_flux, make_program
 from unicom_jax.runs.stages import PARTS, spec_of
 from unicom_jax.sweeps.devices import seen_topology
+from unicom_jax.sweeps.outcomes import DONE
 from unicom_jax.sweeps.plan import STAGE, Job, Plan
 from unicom_jax.training.flops import step_flops
 
@@ -63,6 +64,17 @@ def unit_of_time() -> str:
     return "cpu_seconds" if computes_on_cpu() else "device_seconds"
 
 
+def finished_seconds(
+    outcomes: Mapping[str, Mapping[str, Any]], jobs: Mapping[str, Job]
+) -> dict[str, float]:
+    """The mean time of jobs that are done, by `Job.alike`; arguments as for `predict`."""
+    unit, found = unit_of_time(), {}
+    for id, one in outcomes.items():
+        if one.get("status") == DONE and unit in one:
+            found.setdefault(jobs[id].alike, []).append(one[unit])
+    return {name: statistics.fmean(seconds) for name, seconds in found.items()}
+
+
 def flops_per_step(config: ConfigDict, label: str) -> float | None:
     """Operations of a step of a stage (`training/flops.py`), all pairs of a row's slots included;
     None where they cannot be counted without running it."""
@@ -86,15 +98,11 @@ def predict(
       jobs: those jobs; they may be of another plan in the same folder.
       measured: seconds by `Job.alike`, as `measure.read_measured` gives them.
     """
-    unit = unit_of_time()
-    done = {id: found for id, found in outcomes.items() if found.get("status") == "done"}
-    alike: dict[str, list[float]] = {}
-    for id, found in done.items():
-        if unit in found:
-            alike.setdefault(jobs[id].alike, []).append(found[unit])
-    known = {name: (statistics.fmean(some), FINISHED) for name, some in alike.items()}
-    known = {name: (seconds, MEASURED) for name, seconds in measured.items()} | known
-    rate = functools.cache(lambda: _rate([done[id] for id in done if jobs[id].kind == STAGE]))
+    finished = finished_seconds(outcomes, jobs)
+    known = {name: (seconds, MEASURED) for name, seconds in measured.items()}
+    known |= {name: (seconds, FINISHED) for name, seconds in finished.items()}
+    done = [id for id, found in outcomes.items() if found.get("status") == DONE]
+    rate = functools.cache(lambda: _rate([outcomes[id] for id in done if jobs[id].kind == STAGE]))
     costs = {}
     for id, job in plan.jobs.items():
         config = job.configuration()
@@ -102,7 +110,7 @@ def predict(
         if job.alike not in known:
             if job.kind != STAGE:
                 known[job.alike] = (None, UNKNOWN) if job.split else (0.0, NOTHING)
-            elif unit == "cpu_seconds":
+            elif unit_of_time() == "cpu_seconds":
                 known[job.alike] = _counted(config, job.label, rate)
             else:
                 known[job.alike] = _planned(config, job.label)

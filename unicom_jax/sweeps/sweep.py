@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,9 +165,8 @@ def _check(sweep: Sweep) -> None:
         raise ConfigError(f"minutes={sweep.minutes} is no limit of time; give CPU minutes above 0")
     for score in sweep.scores:
         _check_score(score)
-    pairs = [dataclasses.replace(contrast, paper="") for contrast in sweep.contrasts]
-    _check_items("contrasts", pairs, Contrast, "")
-    for contrast in pairs:
+    counts = Counter(map(_compared, sweep.contrasts))
+    for contrast in sweep.contrasts:
         for name in (contrast.better, contrast.worse):
             if name not in sweep.variants:
                 raise ConfigError(
@@ -177,15 +177,20 @@ def _check(sweep: Sweep) -> None:
             raise ConfigError(
                 f"a contrast compares the variant {contrast.better!r} with itself; name two"
             )
-        if dataclasses.replace(contrast, better=contrast.worse, worse=contrast.better) in pairs:
+        if counts[_compared(contrast)] > 1:
             raise ConfigError(
                 f"two contrasts compare {contrast.better!r} and {contrast.worse!r} by "
-                f"{contrast.score!r}, in both directions; remove one"
+                f"{contrast.score!r}, in both directions or in the same one; remove one"
             )
         if contrast.score not in sweep.scores:
             raise ConfigError(
                 f"a contrast names the score {contrast.score!r}, which is not in scores; add it"
             )
+
+
+def _compared(contrast: Contrast) -> tuple[str, frozenset[str]]:
+    """What is compared: alike for contrasts that differ in direction or in the paper's figure."""
+    return contrast.score, frozenset((contrast.better, contrast.worse))
 
 
 def _check_items(field: str, items: Sequence[Any], kind: type, words: str) -> None:
