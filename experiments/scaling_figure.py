@@ -8,6 +8,7 @@ is fitted to the former
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def _draw_prediction(
         own = [run for run in grid if run.budget == budget]
         fitted = [surface(run.weights, run.tokens) for run in own]
         ax.plot(fitted, [run.loss for run in own], ".", color=colours[budget], markersize=4)
-    for budget, marker in zip(budgets_of(held_out), "DsX", strict=False):
+    for budget, marker in zip(budgets_of(held_out), itertools.cycle("DsX"), strict=False):
         own = [run for run in held_out if run.budget == budget]
         predicted = [surface(run.weights, run.tokens) for run in own]
         label = f"held out, {_operations(budget)}"

@@ -95,8 +95,7 @@ def get_config() -> ConfigDict:
     config.data.scenes.sizes = ((48, 48),)
     config.data.scenes.object_weights = (1.0, 1.0, 1.0)
     for stage in ("encoder", "codec"):
-        # One encoder and codec for all seeds: losses of other latents cannot be compared.
-        config[stage].update({"seed": 0, "steps": 200, "save_every": 0, "log_every": 50})
+        config[stage].update({"steps": 200, "save_every": 0, "log_every": 50})
     config.pretrain.update(
         {
             "learning_rate": 0.011,
